@@ -1,0 +1,3 @@
+#include "all_core.hpp"
+
+int second_unit(ciuic::Function<int()> function) { return function(); }
