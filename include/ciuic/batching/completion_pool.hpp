@@ -1,0 +1,280 @@
+// CompletionPool and Promise: where answers are delivered, exactly once each.
+//
+// A pool owns a fixed number of slots; each accepted request holds one from acceptance until its
+// answer was taken. A slot has two sides, the producer's (Promise) and the consumer's (Future), and
+// one word that decides every race:
+//
+//   claimed        somebody resolves it: only who set this bit may write the answer
+//   ready          the answer is written
+//   parked         a thread sleeps in wait(): wake it
+//   continuation   a callback or coroutine is registered: run it
+//   the rest       how many promises and futures hold the slot; the last to let go frees it
+//
+// The pool counts its references (owners and busy slots), so futures outlive whoever made them.
+// Free slots form a stack, never a ring: a slot that is held for long holds up nobody.
+#pragma once
+
+#include <cassert>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+#include "ciuic/base/guarded.hpp"
+#include "ciuic/base/host_context.hpp"
+#include "ciuic/base/ref.hpp"
+
+namespace ciuic::inline CIUIC_ABI {
+
+/// A fixed set of completion slots. Created with `new` and owned through `Ref`; derive from it to
+/// hear about cancellations. Thread-safety: thread-safe. Allocates in the constructor only.
+template <class T>
+class CompletionPool {
+  static_assert(std::is_void_v<T> || std::is_nothrow_move_constructible_v<T>,
+                "a response must move without throwing; wrap it in a std::unique_ptr");
+
+ public:
+  /// `capacity` below 2^24; `host` gives the clock and the log.
+  CompletionPool(std::size_t capacity, const HostContext& host)
+      : slots_(new Slot[capacity]), capacity_(capacity), clock_(host.clock), log_(host.log) {
+    for (std::size_t i = capacity; i-- > 0;) push_free(static_cast<std::uint32_t>(i));
+  }
+  CompletionPool(const CompletionPool&) = delete;
+  CompletionPool& operator=(const CompletionPool&) = delete;
+
+  std::size_t capacity() const noexcept { return capacity_; }
+  /// Callbacks that threw; each was logged.
+  std::uint64_t callbacks_failed() const noexcept {
+    return callbacks_failed_.load(std::memory_order_relaxed);
+  }
+
+  void add_reference() noexcept { references_.fetch_add(1, std::memory_order_relaxed); }
+  void drop_reference() noexcept {
+    if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+  }
+
+ protected:
+  virtual ~CompletionPool() = default;
+  /// The consumer gave up the request that `tag` names, before anything else resolved it. Called
+  /// once, outside all locks, on the cancelling thread.
+  virtual void on_cancelled(std::uint64_t /*tag*/) noexcept {}
+  /// A slot was freed: acquire may succeed again. Called outside all locks, on any thread.
+  virtual void on_slot_freed() noexcept {}
+
+ private:
+  template <class>
+  friend class Promise;
+  template <class>
+  friend class FutureSlot;
+
+  static constexpr std::uint32_t kClaimed = 1, kReady = 2, kParked = 4, kContinuation = 8,
+                                 kHolder = 16;
+  static constexpr std::uint32_t kNone = 0xFFFFFFFFu;
+
+  struct CancelOnStop {
+    CompletionPool* pool;
+    std::uint32_t slot;
+    void operator()() const noexcept { pool->cancel(slot); }
+  };
+  struct Slot {
+    Atomic<std::uint32_t> flags{2 * kHolder};
+    Atomic<std::uint32_t> next_free{kNone};
+    std::uint64_t tag = 0;
+    std::optional<Result<T>> result;
+    Function<void()> continuation;
+    std::optional<std::stop_callback<CancelOnStop>> stop;
+    Mutex mutex;  // for parking only
+    CondVar ready;
+  };
+
+  // The free stack: the upper half of head_ counts changes, so that a stale pop fails.
+  std::uint32_t acquire() noexcept {
+    std::uint64_t head = free_.load(std::memory_order_acquire);
+    for (;;) {
+      const auto slot = static_cast<std::uint32_t>(head);
+      if (slot == kNone) return kNone;
+      const std::uint64_t next = slots_[slot].next_free.load(std::memory_order_relaxed);
+      if (free_.compare_exchange_weak(head, (((head >> 32) + 1) << 32) | next)) break;
+    }
+    add_reference();
+    return static_cast<std::uint32_t>(head);
+  }
+  void push_free(std::uint32_t slot) noexcept {
+    std::uint64_t head = free_.load(std::memory_order_relaxed);
+    do {
+      slots_[slot].next_free.store(static_cast<std::uint32_t>(head), std::memory_order_relaxed);
+    } while (!free_.compare_exchange_weak(head, (((head >> 32) + 1) << 32) | slot));
+  }
+  void recycle(std::uint32_t index) noexcept {
+    Slot& slot = slots_[index];
+    slot.stop.reset();  // first: waits for a cancel that is on its way on another thread
+    slot.result.reset();
+    slot.continuation = nullptr;
+    slot.flags.store(2 * kHolder, std::memory_order_relaxed);
+    push_free(index);
+    on_slot_freed();
+    drop_reference();
+  }
+  void hold(std::uint32_t slot) noexcept {
+    slots_[slot].flags.fetch_add(kHolder, std::memory_order_relaxed);
+  }
+  void let_go(std::uint32_t slot) noexcept {
+    const std::uint32_t before = slots_[slot].flags.fetch_sub(kHolder, std::memory_order_acq_rel);
+    if (before < 2 * kHolder) recycle(slot);
+  }
+
+  /// True for exactly one caller in the life of a request: that one writes the answer.
+  bool claim(std::uint32_t slot) noexcept {
+    return (slots_[slot].flags.fetch_or(kClaimed, std::memory_order_acq_rel) & kClaimed) == 0;
+  }
+  bool has(std::uint32_t slot, std::uint32_t flag) const noexcept {
+    return (slots_[slot].flags.load(std::memory_order_acquire) & flag) != 0;
+  }
+  /// Makes the answer visible and tells whoever waits for it. The caller keeps the slot alive.
+  void publish(std::uint32_t index) noexcept {
+    Slot& slot = slots_[index];
+    const std::uint32_t before = slot.flags.fetch_or(kReady, std::memory_order_acq_rel);
+    if ((before & kContinuation) != 0) return run_continuation(index);
+    if ((before & kParked) == 0) return;
+    { Lock asleep(slot.mutex); }  // whoever set `parked` sleeps by now
+    slot.ready.notify_all();
+  }
+  void run_continuation(std::uint32_t slot) noexcept {
+    Function<void()> continuation = std::move(slots_[slot].continuation);
+    const Result<void> outcome =
+        call_guarded(ErrorCode::internal, "ciuic: a completion callback", continuation);
+    if (outcome) return;
+    callbacks_failed_.fetch_add(1, std::memory_order_relaxed);
+    if (log_ != nullptr) log_->write(LogLevel::warning, outcome.error().message());
+  }
+
+  // The producer's side.
+  bool settle(std::uint32_t index, Result<T>&& result) noexcept {
+    const bool first = claim(index);
+    if (first) {
+      Slot& slot = slots_[index];
+      slot.result.emplace(std::move(result));
+      std::uint32_t flags = slot.flags.load(std::memory_order_relaxed);
+      while ((flags & (kParked | kContinuation)) == 0) {  // nobody to tell: publish and let go
+        if (slot.flags.compare_exchange_weak(flags, (flags | kReady) - kHolder,
+                                             std::memory_order_acq_rel)) {
+          if (flags < 2 * kHolder) recycle(index);
+          return true;
+        }
+      }
+      publish(index);
+    }
+    let_go(index);
+    return first;
+  }
+
+  // The consumer's side.
+  void wait(std::uint32_t index, TimePoint until) noexcept {
+    if (has(index, kReady)) return;
+    Slot& slot = slots_[index];
+    Lock lock(slot.mutex);
+    slot.flags.fetch_or(kParked, std::memory_order_acq_rel);
+    while (!has(index, kReady) && (until == kNever || clock_->now() < until)) {
+      clock_->wait_until(slot.ready, lock, until);
+    }
+  }
+  Result<T> take(std::uint32_t index) noexcept { return *std::move(slots_[index].result); }
+  bool cancel(std::uint32_t index) noexcept {
+    if (!claim(index)) return false;
+    const Ref<CompletionPool> alive = Ref<CompletionPool>::share(this);
+    const std::uint64_t tag = slots_[index].tag;
+    slots_[index].result.emplace(Error(ErrorCode::cancelled));
+    publish(index);
+    on_cancelled(tag);
+    return true;
+  }
+  void drop(std::uint32_t index) noexcept {
+    const Ref<CompletionPool> alive = Ref<CompletionPool>::share(this);
+    if (!has(index, kReady) && claim(index)) {
+      slots_[index].continuation = nullptr;  // a coroutine that is destroyed while it waits
+      on_cancelled(slots_[index].tag);
+    }
+    let_go(index);
+  }
+  /// `continuation` may own the consumer's side of this very slot.
+  void continue_with(std::uint32_t index, Function<void()>&& continuation) noexcept {
+    const Ref<CompletionPool> alive = Ref<CompletionPool>::share(this);
+    slots_[index].continuation = std::move(continuation);
+    const std::uint32_t before =
+        slots_[index].flags.fetch_or(kContinuation, std::memory_order_acq_rel);
+    if ((before & kReady) != 0) run_continuation(index);
+  }
+  void cancel_on(std::uint32_t index, std::stop_token token) noexcept {
+    slots_[index].stop.emplace(std::move(token), CancelOnStop{this, index});
+  }
+
+  std::unique_ptr<Slot[]> slots_;
+  std::size_t capacity_;
+  const Clock* clock_;
+  LogSink* log_;
+  Atomic<std::uint64_t> callbacks_failed_{0};
+  alignas(64) Atomic<std::uint64_t> free_{kNone};
+  alignas(64) Atomic<std::size_t> references_{1};
+};
+
+/// The producer's side of one request. The first of resolve(), reject() and the consumer's cancel
+/// decides; a promise that is dropped unresolved rejects, so nobody waits for ever. resolve() and
+/// reject() may run the consumer's callback on this thread: call them without locks held.
+/// Thread-safety: thread-compatible.
+template <class T>
+class [[nodiscard]] Promise {
+ public:
+  Promise() noexcept = default;
+  Promise(Promise&& other) noexcept
+      : pool_(std::exchange(other.pool_, nullptr)), slot_(other.slot_) {}
+  Promise& operator=(Promise&& other) noexcept {
+    if (this == &other) return *this;
+    abandon();
+    pool_ = std::exchange(other.pool_, nullptr);
+    slot_ = other.slot_;
+    return *this;
+  }
+  ~Promise() { abandon(); }
+
+  /// Delivers the answer and lets go. False, and the answer is dropped, when the request was
+  /// resolved before (cancelled, most likely) or this promise is empty.
+  bool resolve(Result<T> result) noexcept {
+    return pool_ != nullptr && std::exchange(pool_, nullptr)->settle(slot_, std::move(result));
+  }
+  bool reject(Error error) noexcept { return resolve(Result<T>(std::move(error))); }
+  /// False once resolved through this promise or let go.
+  bool valid() const noexcept { return pool_ != nullptr; }
+  /// True when somebody else resolved the request: it need not be computed any more.
+  bool cancelled() const noexcept {
+    return pool_ != nullptr && pool_->has(slot_, CompletionPool<T>::kClaimed);
+  }
+  /// A second promise of the same request, for another thread: the first to resolve decides.
+  Promise share() const noexcept {
+    pool_->hold(slot_);
+    return Promise(pool_, slot_);
+  }
+  /// Lets go without an answer: another promise of this request gives it.
+  void let_go() noexcept {
+    if (pool_ != nullptr) std::exchange(pool_, nullptr)->let_go(slot_);
+  }
+  /// The name under which a cancellation is reported; set before the future is given away.
+  void set_tag(std::uint64_t tag) noexcept { pool_->slots_[slot_].tag = tag; }
+
+ private:
+  template <class U>
+  friend struct Completion;
+  Promise(CompletionPool<T>* pool, std::uint32_t slot) noexcept : pool_(pool), slot_(slot) {}
+  void abandon() noexcept {
+    if (cancelled()) let_go();
+    if (valid()) reject(Error(ErrorCode::internal, "the request was dropped without an answer"));
+  }
+
+  CompletionPool<T>* pool_ = nullptr;
+  std::uint32_t slot_ = 0;
+};
+
+}  // namespace ciuic::inline CIUIC_ABI
