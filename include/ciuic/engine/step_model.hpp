@@ -1,90 +1,106 @@
 // What the engine asks of a generating model: a step over sequences, and text in and out of tokens.
-// The engine deals in token ids and page numbers; the model owns weights, key/value bytes and
-// devices.
+// The engine deals in token ids and page numbers; the model owns weights, key/value bytes, devices.
 #pragma once
 
-#include <cstdint>
+#include <concepts>
 #include <memory>
-#include <span>
-#include <string>
 #include <string_view>
 #include <vector>
 
-#include "ciuic/base/error.hpp"
+#include "ciuic/base/generation.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 
-using TokenId = std::int32_t;
-
-/// How the next token is chosen. Greedy unless `temperature` > 0.
-struct SamplingOptions {
-  float temperature = 0.0f;         ///< 0 = greedy; otherwise logits are divided by it
-  std::int32_t top_k = 0;           ///< keep the k most likely tokens; 0 = all
-  float top_p = 1.0f;               ///< keep the smallest set of tokens whose probability reaches p
-  float repetition_penalty = 1.0f;  ///< > 1 makes tokens already in the sequence less likely
-  std::uint64_t seed = 0;  ///< same seed, prompt and options: same text, whatever else runs
+/// A model that advances many sequences by one step. One engine drives it, from one thread at a
+/// time.
+/// - `reserve(pages, max_step_tokens, max_sequences)` makes room once, before the first step.
+/// - `step(sequences, results)` advances all of them; on error none advanced and the same step may
+/// be
+///   tried again.
+template <class M>
+concept StepModel = requires(M& model, const M& constant, std::int32_t n,
+                             std::span<const SequenceStep> sequences,
+                             std::span<StepResult> results) {
+  { constant.limits() } -> std::same_as<StepModelLimits>;
+  { model.reserve(n, n, n) } -> std::same_as<Result<void>>;
+  { model.step(sequences, results) } -> std::same_as<Result<void>>;
 };
 
-/// One sequence's share of a step: its new tokens (a prompt, a piece of one, or the last generated
-/// token), where they stand, and the pages that hold its context.
-struct SequenceStep {
-  std::span<const TokenId> tokens;      ///< at least one, computed in this step
-  std::int32_t first_position = 0;      ///< absolute position of tokens[0]
-  std::span<const std::int32_t> pages;  ///< covers positions 0 … first_position + tokens.size() - 1
-  bool sample = true;                   ///< choose a next token from the last row
-  std::span<const TokenId> history;     ///< prompt and generated tokens, for the repetition penalty
-  const SamplingOptions* sampling = nullptr;  ///< null = greedy
+/// Turns token ids into text as they arrive, never half a character. Views live until the next
+/// call.
+template <class S>
+concept TokenTextStream = requires(S& stream, TokenId token) {
+  { stream.push(token) } -> std::convertible_to<std::string_view>;
+  { stream.finish() } -> std::convertible_to<std::string_view>;
 };
 
-/// What a step made of one sequence.
-struct StepResult {
-  TokenId token = -1;    ///< the sampled token; -1 when `sample` was false
-  float logprob = 0.0f;  ///< of that token, under the unmodified distribution
+/// A step model that also speaks text. These functions are const and thread-safe.
+/// - `encode(text, parse_special)`: a prompt's ids, beginning-of-text included where the model
+/// wants it.
+/// - `end_tokens()`: the ids that end an answer.
+template <class M>
+concept TextModel = StepModel<M> &&
+    requires(const M& model, std::string_view text, bool parse_special) {
+  { model.encode(text, parse_special) } -> std::same_as<Result<std::vector<TokenId>>>;
+  { model.text_stream() } -> TokenTextStream;
+  { model.end_tokens() } -> std::convertible_to<std::span<const TokenId>>;
 };
 
-struct StepModelLimits {
-  std::int32_t vocab_size = 0;
-  std::int32_t max_context_tokens = 0;  ///< prompt and answer together
-  std::int32_t page_tokens = 16;        ///< positions per page
-  std::size_t page_bytes = 0;           ///< memory of one page over all layers
-};
+namespace detail {
 
-/// A model that advances many sequences by one step. Thread-safety: thread-compatible; one engine
-/// drives it.
-class StepModel {
+/// The engine's own view of a model, so that the scheduler need not be a template.
+class AnyTextStream {
  public:
-  virtual ~StepModel() = default;
-  virtual StepModelLimits limits() const noexcept = 0;
-  /// Makes room for `pages` pages and `max_step_tokens` tokens a step; called once, before `step`.
-  /// Errors: `out_of_memory`.
-  virtual Result<void> reserve(std::int32_t pages, std::int32_t max_step_tokens,
-                               std::int32_t max_sequences) = 0;
-  /// Advances every sequence; `results` has one element for each. On error no sequence advanced,
-  /// and the same step may be tried again.
-  virtual Result<void> step(std::span<const SequenceStep> sequences,
-                            std::span<StepResult> results) = 0;
-};
-
-/// Turns token ids into text as they arrive, never half a character.
-/// Thread-safety: thread-compatible.
-class TokenTextStream {
- public:
-  virtual ~TokenTextStream() = default;
-  /// Text that `token` completed, possibly none. Valid until the next call.
+  virtual ~AnyTextStream() = default;
   virtual std::string_view push(TokenId token) = 0;
-  /// What is left at the end: incomplete bytes become U+FFFD. Valid until the next call.
   virtual std::string_view finish() = 0;
 };
 
-/// A step model that also speaks text. Thread-safety: the text functions are const and thread-safe.
-class TextModel : public StepModel {
+class AnyTextModel {
  public:
-  /// Token ids of a prompt, beginning-of-text included where the model wants it. Literals of
-  /// special tokens in `text` are plain text unless `parse_special`.
+  virtual ~AnyTextModel() = default;
+  virtual StepModelLimits limits() const = 0;
+  virtual Result<void> reserve(std::int32_t pages, std::int32_t tokens, std::int32_t sequences) = 0;
+  virtual Result<void> step(std::span<const SequenceStep>, std::span<StepResult>) = 0;
   virtual Result<std::vector<TokenId>> encode(std::string_view text, bool parse_special) const = 0;
-  virtual std::unique_ptr<TokenTextStream> text_stream() const = 0;
-  /// Tokens that end an answer.
-  virtual std::span<const TokenId> end_tokens() const noexcept = 0;
+  virtual std::unique_ptr<AnyTextStream> text_stream() const = 0;
+  virtual std::span<const TokenId> end_tokens() const = 0;
 };
 
+template <TextModel M>
+class TextModelAdapter final : public AnyTextModel {
+ public:
+  explicit TextModelAdapter(M& model) : model_(model) {}
+  StepModelLimits limits() const override { return model_.limits(); }
+  Result<void> reserve(std::int32_t pages, std::int32_t tokens, std::int32_t sequences) override {
+    return model_.reserve(pages, tokens, sequences);
+  }
+  Result<void> step(std::span<const SequenceStep> s, std::span<StepResult> r) override {
+    return model_.step(s, r);
+  }
+  Result<std::vector<TokenId>> encode(std::string_view text, bool parse_special) const override {
+    return std::as_const(model_).encode(text, parse_special);
+  }
+  std::unique_ptr<AnyTextStream> text_stream() const override {
+    return std::make_unique<Stream>(std::as_const(model_).text_stream());
+  }
+  std::span<const TokenId> end_tokens() const override {
+    return std::as_const(model_).end_tokens();
+  }
+
+ private:
+  using Native = decltype(std::declval<const M&>().text_stream());
+  class Stream final : public AnyTextStream {
+   public:
+    explicit Stream(Native native) : native_(std::move(native)) {}
+    std::string_view push(TokenId token) override { return native_.push(token); }
+    std::string_view finish() override { return native_.finish(); }
+
+   private:
+    Native native_;
+  };
+  M& model_;
+};
+
+}  // namespace detail
 }  // namespace ciuic::inline CIUIC_ABI

@@ -91,7 +91,7 @@ struct PackedBatch {
 };
 
 struct MatmulOptions {
-  ConstTensorView bias;     ///< [rows] f32, or no data for none
+  ConstTensorView bias{};   ///< [rows] f32, or no data for none
   bool accumulate = false;  ///< out += instead of out =: the residual connection (plain form only)
 };
 

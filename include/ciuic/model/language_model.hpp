@@ -1,0 +1,84 @@
+// LanguageModel: a Hugging Face directory that can be stepped, scored and spoken to.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "ciuic/base/generation.hpp"
+#include "ciuic/base/host_context.hpp"
+#include "ciuic/model/generation_config.hpp"
+#include "ciuic/model/load_limits.hpp"
+#include "ciuic/model/model_config.hpp"
+#include "ciuic/ops/backend.hpp"
+#include "ciuic/text/tokenizer.hpp"
+
+namespace ciuic::inline CIUIC_ABI {
+
+struct ModelOptions {
+  DType weights = DType::f32;              ///< what the weights are held as
+  std::shared_ptr<const Backend> backend;  ///< null: this machine's CPU
+  int threads = 0;                         ///< CPU threads of a step; 0 = all
+  LoadLimits limits;                       ///< what a directory may ask for before it is refused
+  HostContext host;
+};
+
+/// Bytes a model takes and will take.
+struct ModelMemory {
+  std::size_t weights_bytes = 0;  ///< packed weights on the device
+  std::size_t kv_bytes = 0;       ///< key/value pages reserved
+  std::size_t step_bytes = 0;     ///< activations of the largest step
+};
+
+/// A decoder of the Llama family with its tokenizer, loaded from a Hugging Face directory
+/// (`config.json`, `*.safetensors`, `tokenizer.json`). Satisfies `TextModel`, so an
+/// `AsyncInferenceEngine` can drive it.
+///
+/// Thread-safety: thread-compatible; `encode`, `text_stream` and the accessors may run beside a step.
+class CIUIC_API LanguageModel {
+ public:
+  /// Validates the whole directory before any weight memory is taken. A directory without
+  /// `tokenizer.json` loads, and speaks token ids only.
+  /// Errors: `not_found`, `bad_model`, `unsupported` naming file and field; `io_error`,
+  /// `out_of_memory`.
+  static Result<LanguageModel> load(const std::filesystem::path& directory,
+                                    const ModelOptions& options = {});
+  LanguageModel(LanguageModel&&) noexcept;
+  LanguageModel& operator=(LanguageModel&&) noexcept;
+  ~LanguageModel();
+
+  const ModelConfig& config() const noexcept;
+  const GenerationConfig& generation_config() const noexcept;  ///< the directory's, or defaults
+  const Tokenizer* tokenizer() const noexcept;                 ///< null when the directory has none
+  const Backend& backend() const noexcept;
+  ModelMemory memory() const noexcept;
+
+  // --- text ---------------------------------------------------------------------------------------
+  /// The ids of a prompt, with beginning-of-text where the tokenizer adds it. Literals of special
+  /// tokens in `text` are plain text unless `parse_special`.
+  Result<std::vector<TokenId>> encode(std::string_view text, bool parse_special = false) const;
+  StreamDecoder text_stream() const;
+  std::span<const TokenId> end_tokens() const noexcept;
+
+  // --- steps --------------------------------------------------------------------------------------
+  StepModelLimits limits() const noexcept;
+  /// Takes memory for `pages` key/value pages and for steps of up to `max_step_tokens` tokens over
+  /// `max_sequences` sequences. Earlier contents are gone. Errors: `out_of_memory`.
+  Result<void> reserve(std::int32_t pages, std::int32_t max_step_tokens, std::int32_t max_sequences);
+  /// Errors: `invalid_argument` for steps outside what was reserved; what the device reports.
+  Result<void> step(std::span<const SequenceStep> sequences, std::span<StepResult> results);
+
+  /// Logits of every position of one sequence: out [tokens, vocab_size], f32 on the host. Uses
+  /// memory of its own for the call; pages of `reserve` are untouched.
+  Result<void> logits(std::span<const TokenId> tokens, std::span<float> out);
+
+ private:
+  struct State;
+  explicit LanguageModel(std::unique_ptr<State> state) noexcept;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace ciuic::inline CIUIC_ABI

@@ -1,0 +1,266 @@
+#include "ciuic/engine/async_inference_engine.hpp"
+
+#include <memory>
+#include <random>
+#include <stdexcept>
+
+#include "support/catch.hpp"
+#include "support/manual_clock.hpp"
+#include "support/toy_language_model.hpp"
+
+using namespace ciuic;
+using namespace ciuic::testing;
+using namespace std::chrono_literals;
+
+namespace {
+
+using Engine = AsyncInferenceEngine<ToyLanguageModel>;
+
+struct Toy {
+  std::shared_ptr<ToyLanguageModel::Log> log = std::make_shared<ToyLanguageModel::Log>();
+  ManualClock clock;
+  EngineOptions host_driven() {
+    EngineOptions options;
+    options.host_driven = true;
+    options.host.clock = &clock;
+    return options;
+  }
+};
+
+void run(Engine& engine) {
+  while (engine.run_one()) {
+  }
+}
+
+}  // namespace
+
+TEST_CASE("A prompt is answered as it would be alone") {
+  Toy toy;
+  Engine engine(ToyLanguageModel(toy.log));
+  TextStream stream = engine.generate("hello", {.max_new_tokens = 40});
+  std::string text;
+  while (true) {
+    const auto piece = stream.next();
+    REQUIRE(piece);
+    if (!*piece) break;
+    text += **piece;
+  }
+  CHECK(text == toy_answer("hello", 40));
+  const Result<Generation> answer = stream.finish();
+  REQUIRE(answer);
+  CHECK(answer->text == text);
+  CHECK(answer->tokens == std::vector<TokenId>(text.begin(), text.end()));
+  CHECK(answer->prompt_tokens == 5);
+  CHECK(toy.log->broken.empty());
+}
+
+TEST_CASE("Requests join and leave between steps, and prompts share a step with generated tokens") {
+  Toy toy;
+  Engine engine(ToyLanguageModel(toy.log), toy.host_driven());
+  TextStream first = engine.generate("first", {.max_new_tokens = 4, .ignore_end_tokens = true});
+  CHECK(engine.run_one());
+  TextStream second =
+      engine.generate("the second", {.max_new_tokens = 2, .ignore_end_tokens = true});
+  run(engine);
+  CHECK(toy.log->sequences_per_step == std::vector<std::size_t>{1, 2, 2, 1});
+  CHECK(toy.log->tokens_per_step == std::vector<std::size_t>{5, 11, 2, 1});
+  CHECK(first.finish().value().reason == FinishReason::length);
+  CHECK(second.finish().value().tokens.size() == 2);
+  CHECK(engine.stats().completed == 2);
+  CHECK(engine.stats().pages_used == 0);
+}
+
+TEST_CASE("A prompt larger than a step is cut into pieces and still answered right") {
+  Toy toy;
+  EngineOptions options = toy.host_driven();
+  options.max_batch_tokens = 8;
+  Engine engine(ToyLanguageModel(toy.log), options);
+  const std::string prompt(100, 'q');
+  TextStream running = engine.generate("r", {.max_new_tokens = 50, .ignore_end_tokens = true});
+  CHECK(engine.run_one());
+  TextStream stream = engine.generate(prompt, {.max_new_tokens = 5});
+  run(engine);
+  CHECK(stream.finish().value().text == toy_answer(prompt, 5));
+  CHECK(toy.log->broken.empty());
+  for (std::size_t i = 1; i < 15; ++i)
+    CHECK(toy.log->sequences_per_step[i] == 2);  // nobody stood still
+}
+
+TEST_CASE("Answers do not depend on the requests around them") {
+  std::mt19937 random(11);
+  for (int round = 0; round < 60; ++round) {
+    Toy toy;
+    EngineOptions options = toy.host_driven();
+    options.max_sequences = static_cast<std::int32_t>(1 + random() % 7);
+    options.max_batch_tokens = static_cast<std::int32_t>(1 + random() % 40);
+    options.kv_memory = (64 + random() % 40) * 64;  // pages of 64 bytes
+    Engine engine(ToyLanguageModel(toy.log), options);
+    std::vector<std::string> prompts;
+    std::vector<std::int32_t> lengths;
+    std::vector<TextStream> streams;
+    for (int i = 0; i < 30; ++i) {
+      prompts.push_back(std::string(1 + random() % 60, static_cast<char>('a' + random() % 26)));
+      lengths.push_back(static_cast<std::int32_t>(1 + random() % 60));
+      streams.push_back(engine.generate(prompts.back(), {.max_new_tokens = lengths.back()}));
+      for (std::uint32_t steps = random() % 4; steps > 0; --steps) engine.run_one();
+    }
+    run(engine);
+    for (std::size_t i = 0; i < streams.size(); ++i) {
+      REQUIRE(streams[i].is_ready());
+      REQUIRE(streams[i].finish().value().text == toy_answer(prompts[i], lengths[i]));
+    }
+    REQUIRE(toy.log->broken.empty());
+    REQUIRE(engine.stats().pages_used == 0);
+  }
+}
+
+TEST_CASE("Wrong requests are refused with the parameter's name") {
+  Toy toy;
+  Engine engine(ToyLanguageModel(toy.log), toy.host_driven());
+  const auto refusal = [&](std::string_view prompt, GenerateOptions options) {
+    TextStream stream = engine.generate(prompt, std::move(options));
+    const Result<Generation> answer = stream.finish();
+    REQUIRE_FALSE(answer);
+    return std::string(to_string(answer.error().code())) + " " +
+           std::string(answer.error().message());
+  };
+  CHECK(refusal("", {}).find("invalid_argument prompt:") == 0);
+  CHECK(refusal("x", {.max_new_tokens = 0}).find("invalid_argument max_new_tokens:") == 0);
+  CHECK(refusal("x", {.max_new_tokens = -5}).find("invalid_argument max_new_tokens:") == 0);
+  CHECK(refusal("x", {.sampling = {.temperature = -1}}).find("invalid_argument temperature:") == 0);
+  CHECK(refusal("x", {.sampling = {.temperature = NAN}}).find("invalid_argument temperature:") ==
+        0);
+  CHECK(refusal("x", {.sampling = {.top_p = 2}}).find("invalid_argument top_p:") == 0);
+  CHECK(refusal("x", {.stop = {""}}).find("invalid_argument stop:") == 0);
+  CHECK(refusal(std::string(256, 'x'), {}).find("oversize prompt:") == 0);
+  CHECK(refusal("\xFF", {}).find("invalid_argument toy:") == 0);
+  CHECK(refusal("x", {.timeout = 0s}).find("expired") == 0);
+  TextStream bad_id = engine.generate(std::vector<TokenId>{1, 128}, {});
+  CHECK(bad_id.finish().error().message() == "prompt: wanted token ids below 128, got 128");
+  // 2^31 new tokens are cut to the context, not an overflow.
+  TextStream huge = engine.generate("x", {.max_new_tokens = 0x7FFFFFFF, .ignore_end_tokens = true});
+  run(engine);
+  CHECK(huge.finish().value().tokens.size() == 255);
+}
+
+TEST_CASE("Engine options that cannot work refuse every request with the reason") {
+  Toy toy;
+  Engine engine(ToyLanguageModel(toy.log), {.kv_memory = 1, .host_driven = true});
+  CHECK_FALSE(engine.status());
+  TextStream stream = engine.generate("x");
+  CHECK(stream.finish().error().message().find("kv_memory: wanted at least one page") == 0);
+  CHECK(engine.drain(0s));
+}
+
+TEST_CASE("A queue that is full says so, and a request too large for kv_memory is refused") {
+  Toy toy;
+  EngineOptions options = toy.host_driven();
+  options.queue_capacity = 2;
+  options.kv_memory = 10 * 64;  // 10 pages of 4 tokens
+  Engine engine(ToyLanguageModel(toy.log), options);
+  TextStream oversize = engine.generate("x", {.max_new_tokens = 41});
+  CHECK(oversize.finish().error().code() == ErrorCode::oversize);
+  TextStream a = engine.generate("a"), b = engine.generate("b", {.max_new_tokens = 3});
+  CHECK(a.finish().error().code() == ErrorCode::oversize);  // 128 tokens are more than 40 too
+  TextStream c = engine.generate("c", {.max_new_tokens = 3});
+  TextStream d = engine.generate("d", {.max_new_tokens = 3});
+  CHECK(d.finish().error().code() == ErrorCode::queue_full);
+  run(engine);
+  CHECK(b.finish().value().text == toy_answer("b", 3));
+  CHECK(c.finish().value().text == toy_answer("c", 3));
+}
+
+TEST_CASE("A deadline ends a request whether it waits or runs, and the text before it stays") {
+  Toy toy;
+  EngineOptions options = toy.host_driven();
+  options.max_sequences = 1;
+  Engine engine(ToyLanguageModel(toy.log), options);
+  TextStream running =
+      engine.generate("run", {.max_new_tokens = 100, .ignore_end_tokens = true, .timeout = 5ms});
+  TextStream waiting = engine.generate("wait", {.deadline = toy.clock.now() + 3ms});
+  CHECK(engine.run_one());
+  toy.clock.advance(3ms);
+  CHECK(engine.run_one());
+  CHECK(waiting.is_ready());
+  CHECK(waiting.finish().error().code() == ErrorCode::expired);
+  toy.clock.advance(2ms);
+  CHECK_FALSE(engine.run_one());
+  CHECK(running.next().value().value() == toy_answer("run", 2));
+  CHECK(running.next().error().code() == ErrorCode::expired);
+  CHECK(engine.stats().expired == 2);
+  CHECK(engine.stats().pages_used == 0);
+}
+
+TEST_CASE("Dropping or cancelling a stream frees its place at the next step; detach keeps it") {
+  Toy toy;
+  EngineOptions options = toy.host_driven();
+  options.max_sequences = 2;
+  Engine engine(ToyLanguageModel(toy.log), options);
+  TextStream kept = engine.generate("kept", {.max_new_tokens = 3});
+  {
+    TextStream dropped = engine.generate("dropped", {.max_new_tokens = 99});
+    CHECK(engine.run_one());
+    CHECK(engine.stats().running == 2);
+  }
+  TextStream third = engine.generate("third", {.max_new_tokens = 2});
+  CHECK(engine.run_one());
+  CHECK(engine.stats().running == 2);
+  TextStream cancelled = engine.generate("x");
+  cancelled.cancel();
+  engine.generate("detached", {.max_new_tokens = 2}).detach();
+  run(engine);
+  CHECK(cancelled.finish().error().code() == ErrorCode::cancelled);
+  CHECK(third.finish().value().text == toy_answer("third", 2));
+  CHECK(engine.stats().cancelled == 2);
+  CHECK(engine.stats().completed == 3);
+}
+
+TEST_CASE("A failing or throwing step fails its requests, and the engine goes on") {
+  Toy toy;
+  Engine engine(ToyLanguageModel(toy.log), toy.host_driven());
+  toy.log->before_step = [](auto) -> Result<void> { throw std::runtime_error("cosmic ray"); };
+  TextStream first = engine.generate("first");
+  run(engine);
+  CHECK(first.finish().error().message() == "step: the model threw: cosmic ray");
+  toy.log->before_step = [](auto) -> Result<void> { return Error(ErrorCode::device_lost, "gone"); };
+  TextStream second = engine.generate("second");
+  run(engine);
+  CHECK(second.finish().error().code() == ErrorCode::device_lost);
+  toy.log->before_step = nullptr;
+  TextStream third = engine.generate("third", {.max_new_tokens = 3});
+  run(engine);
+  CHECK(third.finish().value().text == toy_answer("third", 3));
+  CHECK(engine.stats().failed == 2);
+}
+
+TEST_CASE("A NaN in one request leaves its batch mates alone") {
+  Toy toy;
+  toy.log->nan_token = '!';
+  Engine engine(ToyLanguageModel(toy.log), toy.host_driven());
+  TextStream bad = engine.generate("bad!"), good = engine.generate("good", {.max_new_tokens = 9});
+  run(engine);
+  CHECK(bad.finish().error().code() == ErrorCode::model_failed);
+  CHECK(good.finish().value().text == toy_answer("good", 9));
+}
+
+TEST_CASE("Stop ends everything once, drain lets everything end, streams outlive the engine") {
+  Toy toy;
+  TextStream orphan;
+  {
+    Engine engine(ToyLanguageModel(toy.log), toy.host_driven());
+    TextStream drained = engine.generate("drained", {.max_new_tokens = 7});
+    CHECK(engine.drain());
+    CHECK(drained.finish().value().text == toy_answer("drained", 7));
+    TextStream late = engine.generate("late");
+    CHECK(late.finish().error().code() == ErrorCode::shutting_down);
+  }
+  {
+    Engine engine(ToyLanguageModel(toy.log));
+    toy.log->before_step = nullptr;
+    orphan = engine.generate("orphan", {.max_new_tokens = 200, .ignore_end_tokens = true});
+  }
+  const Result<Generation> answer = orphan.finish();  // finished before the stop, or ended by it
+  CHECK((answer || answer.error().code() == ErrorCode::shutting_down));
+  orphan.cancel();
+  CHECK(TextStream().next().error().code() == ErrorCode::invalid_argument);
+}

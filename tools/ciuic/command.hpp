@@ -1,0 +1,48 @@
+// What the subcommands share: how they end, where they write, and the options they have in common.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+
+#include "ciuic/ciuic.hpp"
+
+namespace ciuic::tool {
+
+using Json = nlohmann::ordered_json;  // members in the order in which we write them
+
+/// The contract with scripts (design: "the command line").
+enum ExitStatus : int { kDone = 0, kRequestFailed = 1, kWrongUsage = 2, kBadInput = 3 };
+
+/// Ends the command with one line on stderr.
+struct Failure : std::runtime_error {
+  Failure(ExitStatus exit_status, const std::string& line) : std::runtime_error(line), status(exit_status) {}
+  Failure(ExitStatus exit_status, const Error& error)
+      : Failure(exit_status, std::string(error.message())) {}
+  ExitStatus status;
+};
+
+/// Options of every command that loads a model.
+struct ModelFlags {
+  std::string directory;
+  std::string weights = "f32";
+  std::string device = "cpu";
+  int threads = 0;
+  bool json = false;
+
+  void add_to(CLI::App& app);
+  LanguageModel load() const;  ///< throws Failure
+  Tokenizer load_tokenizer() const;
+};
+
+void add_generate(CLI::App& app);
+void add_score(CLI::App& app);
+void add_tokenize(CLI::App& app);
+void add_inspect(CLI::App& app);
+
+std::string read_file(const std::string& path);  ///< throws Failure
+void print_json(const Json& document);           ///< one object on stdout, invalid UTF-8 replaced
+bool stderr_is_terminal();
+
+}  // namespace ciuic::tool

@@ -1,0 +1,34 @@
+// The `ciuic` command: the library from a shell. One source file for each subcommand.
+#include <cstdio>
+#include <exception>
+
+#include "command.hpp"
+
+int main(int argc, char** argv) {
+  using namespace ciuic::tool;
+  CLI::App app("Text in, text out, many at once: run Hugging Face model directories of the Llama family.",
+               "ciuic");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", std::to_string(ciuic::kVersionMajor) + "." +
+                                        std::to_string(ciuic::kVersionMinor) + "." +
+                                        std::to_string(ciuic::kVersionPatch));
+  add_generate(app);
+  add_score(app);
+  add_tokenize(app);
+  add_inspect(app);
+  try {
+    app.parse(argc, argv);  // runs the subcommand's callback
+    return kDone;
+  } catch (const CLI::Success& success) {  // --help, --version
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    std::fprintf(stderr, "ciuic: %s\n", error.what());
+    return kWrongUsage;
+  } catch (const Failure& failure) {
+    std::fprintf(stderr, "ciuic: %s\n", failure.what());
+    return failure.status;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "ciuic: %s\n", error.what());
+    return kRequestFailed;
+  }
+}

@@ -1,0 +1,71 @@
+// ciuic score: log-probabilities and perplexity of a text.
+#include <cmath>
+#include <cstdio>
+#include <memory>
+
+#include "ciuic/model/safetensors.hpp"
+#include "command.hpp"
+
+namespace ciuic::tool {
+namespace {
+
+struct Flags {
+  ModelFlags model;
+  std::string text_file, logits_file;
+  bool parse_special = false;
+};
+
+/// log softmax(row)[token], in double.
+double log_probability(std::span<const float> row, TokenId token) {
+  double largest = -INFINITY, sum = 0.0;
+  for (float logit : row) largest = std::max(largest, static_cast<double>(logit));
+  for (float logit : row) sum += std::exp(static_cast<double>(logit) - largest);
+  return static_cast<double>(row[static_cast<std::size_t>(token)]) - largest - std::log(sum);
+}
+
+void run(const Flags& flags) {
+  const std::string text = read_file(flags.text_file);
+  LanguageModel model = flags.model.load();
+  const auto tokens = model.encode(text, flags.parse_special);
+  if (!tokens) throw Failure(kRequestFailed, tokens.error());
+  if (tokens->empty()) throw Failure(kBadInput, flags.text_file + ": wanted text, got none");
+  const auto vocab = static_cast<std::size_t>(model.config().vocab_size);
+  std::vector<float> logits(tokens->size() * vocab);
+  const Result<void> scored = model.logits(*tokens, logits);
+  if (!scored) throw Failure(kRequestFailed, scored.error());
+
+  std::vector<double> logprobs;
+  double total = 0.0;
+  for (std::size_t i = 0; i + 1 < tokens->size(); ++i) {
+    logprobs.push_back(log_probability(std::span(logits).subspan(i * vocab, vocab), (*tokens)[i + 1]));
+    total += logprobs.back();
+  }
+  const double perplexity =
+      logprobs.empty() ? NAN : std::exp(-total / static_cast<double>(logprobs.size()));
+  if (!flags.logits_file.empty()) {
+    const Shape shape{static_cast<std::int64_t>(tokens->size()), static_cast<std::int64_t>(vocab)};
+    const NamedTensor tensor{"logits", {std::as_bytes(std::span(logits)).data(), DType::f32, shape}};
+    const Result<void> written = write_safetensors(flags.logits_file, {&tensor, 1});
+    if (!written) throw Failure(kRequestFailed, written.error());
+  }
+  if (flags.model.json) {
+    return print_json({{"tokens", *tokens},
+                       {"logprobs", logprobs},
+                       {"perplexity", logprobs.empty() ? Json() : Json(perplexity)}});
+  }
+  std::printf("%zu tokens, perplexity %.4f\n", tokens->size(), perplexity);
+}
+
+}  // namespace
+
+void add_score(CLI::App& app) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command = app.add_subcommand("score", "Log-probability of each token of a text, and perplexity");
+  flags->model.add_to(*command);
+  command->add_option("--text-file", flags->text_file, "Text to score")->required()->type_name("FILE");
+  command->add_option("--logits", flags->logits_file, "Write all logits there")->type_name("OUT.safetensors");
+  command->add_flag("--parse-special", flags->parse_special, "Literals of special tokens are those tokens");
+  command->callback([flags] { run(*flags); });
+}
+
+}  // namespace ciuic::tool
