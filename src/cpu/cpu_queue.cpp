@@ -1,0 +1,476 @@
+#include "cpu/cpu_queue.hpp"
+
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <cstring>
+
+namespace ciuic::inline CIUIC_ABI::cpu {
+namespace {
+
+/// Text of bounded length on the stack, because reporting an error must not fail.
+class ShortText {
+ public:
+  explicit ShortText(std::int64_t number) noexcept { add(number); }
+  ShortText(DType dtype, const Shape& shape) noexcept {
+    add(to_string(dtype));
+    add(" [");
+    for (std::size_t i = 0; i < shape.rank(); ++i) {
+      if (i > 0) add(", ");
+      add(shape[i]);
+    }
+    add("]");
+  }
+  operator std::string_view() const noexcept { return {text_.data(), size_}; }
+
+ private:
+  void add(std::string_view part) noexcept {
+    if (part.size() > text_.size() - size_) return;
+    std::memcpy(text_.data() + size_, part.data(), part.size());
+    size_ += part.size();
+  }
+  void add(std::int64_t number) noexcept {
+    std::array<char, 24> digits;
+    const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), number).ptr;
+    add({digits.data(), static_cast<std::size_t>(end - digits.data())});
+  }
+
+  std::array<char, 208> text_;
+  std::size_t size_ = 0;
+};
+
+class DoneEvent final : public Event {
+ public:
+  bool is_done() const noexcept override { return true; }
+  void wait() noexcept override {}
+};
+
+const float* floats(const ConstTensorView& view) noexcept {
+  return reinterpret_cast<const float*>(view.data);
+}
+float* floats(const TensorView& view) noexcept { return reinterpret_cast<float*>(view.data); }
+const std::int32_t* integers(const ConstTensorView& view) noexcept {
+  return reinterpret_cast<const std::int32_t*>(view.data);
+}
+constexpr std::size_t unsigned_of(std::int64_t value) noexcept {
+  return static_cast<std::size_t>(value);
+}
+
+// Guesses for how long work takes on one thread, to decide about sharing it.
+constexpr double kMultiplyAddsPerNanosecond = 50.0;
+constexpr double kBytesPerNanosecond = 10.0;
+/// What one claimed chunk of a shared job should take: small against a step, large against a claim.
+constexpr double kChunkNanoseconds = 8'000.0;
+
+std::size_t grain_for(double nanoseconds_per_item) noexcept {
+  const double items = kChunkNanoseconds / nanoseconds_per_item;
+  return items < 1.0 ? 1 : items > 1e6 ? 1'000'000 : static_cast<std::size_t>(items);
+}
+
+}  // namespace
+
+bool CpuQueue::begin(std::string_view name) noexcept {
+  operation_ = name;
+  return !error_;
+}
+
+bool CpuQueue::fail(ErrorCode code, std::initializer_list<std::string_view> message) noexcept {
+  if (!error_) error_.emplace(Error(code, message).with_prefix(": ").with_prefix(operation_));
+  return false;
+}
+
+bool CpuQueue::require(bool condition, std::string_view argument, std::string_view wanted,
+                       std::int64_t got) noexcept {
+  if (condition) return true;
+  return fail(ErrorCode::invalid_argument,
+              {argument, ": wanted ", wanted, ", got ", ShortText(got)});
+}
+
+bool CpuQueue::require_tensor(std::string_view argument, const ConstTensorView& view, DType dtype,
+                              const Shape& shape) noexcept {
+  if (view.dtype != dtype || !(view.shape == shape)) {
+    return fail(ErrorCode::invalid_argument, {argument, ": wanted ", ShortText(dtype, shape),
+                                              ", got ", ShortText(view.dtype, view.shape)});
+  }
+  if (view.data == nullptr && shape.elements() != std::uint64_t{0}) {
+    return fail(ErrorCode::invalid_argument,
+                {argument, ": wanted ", ShortText(dtype, shape), ", got null"});
+  }
+  return true;
+}
+
+bool CpuQueue::require_rank(std::string_view argument, const ConstTensorView& view,
+                            std::size_t rank) noexcept {
+  if (view.shape.rank() == rank) return true;
+  return fail(ErrorCode::invalid_argument,
+              {argument, ": wanted rank ", ShortText(static_cast<std::int64_t>(rank)), ", got ",
+               ShortText(view.dtype, view.shape)});
+}
+
+const CpuPackedMatrix* CpuQueue::require_matrix(std::string_view argument,
+                                                const PackedMatrix& matrix) noexcept {
+  const auto* mine = dynamic_cast<const CpuPackedMatrix*>(&matrix);
+  if (mine == nullptr) {
+    fail(ErrorCode::invalid_argument,
+         {argument, ": wanted a matrix packed by the cpu backend, got another's"});
+  }
+  return mine;
+}
+
+const CpuKvCache* CpuQueue::require_cache(const KvCache& cache, std::int32_t layer,
+                                          const AttentionShape& shape) noexcept {
+  const auto* mine = dynamic_cast<const CpuKvCache*>(&cache);
+  if (mine == nullptr) {
+    fail(ErrorCode::invalid_argument, {"cache: wanted one made by the cpu backend, got another's"});
+    return nullptr;
+  }
+  const KvCacheShape& have = cache.shape();
+  const bool good =
+      require(layer >= 0 && layer < have.layers, "layer", "one that the cache has", layer) &&
+      require(shape.head_dim == have.head_dim, "shape.head_dim", "the cache's", shape.head_dim) &&
+      require(shape.kv_heads == have.kv_heads, "shape.kv_heads", "the cache's", shape.kv_heads) &&
+      require(shape.heads > 0 && shape.heads % have.kv_heads == 0, "shape.heads",
+              "a multiple of kv_heads", shape.heads);
+  return good ? mine : nullptr;
+}
+
+bool CpuQueue::require_batch(const PackedBatch& batch, const CpuKvCache& cache) noexcept {
+  if (!require(batch.tokens >= 0, "batch.tokens", "0 or more", batch.tokens) ||
+      !require(batch.sequences >= 0, "batch.sequences", "0 or more", batch.sequences) ||
+      !require_rank("batch.page_tables", batch.page_tables, 2)) {
+    return false;
+  }
+  const std::int64_t max_pages = batch.page_tables.shape[1];
+  if (!require_tensor("batch.positions", batch.positions, DType::i32, {batch.tokens}) ||
+      !require_tensor("batch.sequence_starts", batch.sequence_starts, DType::i32,
+                      {batch.sequences + 1}) ||
+      !require_tensor("batch.context_lengths", batch.context_lengths, DType::i32,
+                      {batch.sequences}) ||
+      !require_tensor("batch.page_tables", batch.page_tables, DType::i32,
+                      {batch.sequences, max_pages})) {
+    return false;
+  }
+  // Kernels follow these numbers into memory, so they are looked at every time.
+  const std::int32_t* starts = integers(batch.sequence_starts);
+  if (!require(starts[0] == 0, "batch.sequence_starts[0]", "0", starts[0]) ||
+      !require(starts[batch.sequences] == batch.tokens, "batch.sequence_starts[sequences]",
+               "batch.tokens", starts[batch.sequences])) {
+    return false;
+  }
+  const std::int64_t page_tokens = cache.shape().page_tokens;
+  for (std::int32_t s = 0; s < batch.sequences; ++s) {
+    const std::int32_t context = integers(batch.context_lengths)[s];
+    if (!require(starts[s] <= starts[s + 1], "batch.sequence_starts", "ascending numbers",
+                 starts[s + 1]) ||
+        !require(context >= 0 && context <= max_pages * page_tokens, "batch.context_lengths",
+                 "no more than the page table holds", context)) {
+      return false;
+    }
+    const std::int32_t* pages = integers(batch.page_tables) + s * max_pages;
+    for (std::int64_t p = 0; p < ceil_div<std::int64_t>(context, page_tokens); ++p) {
+      if (!require(pages[p] >= 0 && pages[p] < cache.shape().pages, "batch.page_tables",
+                   "a page of the cache", pages[p])) {
+        return false;
+      }
+    }
+    for (std::int32_t t = starts[s]; t < starts[s + 1]; ++t) {
+      const std::int32_t position = integers(batch.positions)[t];
+      if (!require(position >= 0 && position < context, "batch.positions",
+                   "a position below its sequence's context length", position)) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+void CpuQueue::copy_to_device(void* device, std::span<const std::byte> host) noexcept {
+  if (!begin("copy_to_device") || host.empty()) return;
+  if (device == nullptr) {
+    fail(ErrorCode::invalid_argument, {"device: wanted an address, got null"});
+    return;
+  }
+  std::memcpy(device, host.data(), host.size());
+}
+
+void CpuQueue::copy_to_host(std::span<std::byte> host, const void* device) noexcept {
+  if (!begin("copy_to_host") || host.empty()) return;
+  if (device == nullptr) {
+    fail(ErrorCode::invalid_argument, {"device: wanted an address, got null"});
+    return;
+  }
+  std::memcpy(host.data(), device, host.size());
+}
+
+Result<std::unique_ptr<Event>> CpuQueue::record() noexcept {
+  std::unique_ptr<Event> event(new (std::nothrow) DoneEvent());
+  if (event == nullptr) return Error(ErrorCode::out_of_memory, "record: no memory for an event");
+  return event;
+}
+
+Result<void> CpuQueue::synchronize() noexcept {
+  if (!error_) return {};
+  Error error = *std::move(error_);
+  error_.reset();
+  return error;
+}
+
+void CpuQueue::embed(const PackedMatrix& table, ConstTensorView ids, TensorView out) noexcept {
+  if (!begin("embed")) return;
+  const CpuPackedMatrix* matrix = require_matrix("table", table);
+  if (matrix == nullptr || !require_rank("ids", ids, 1)) return;
+  if (table.form() != PackedMatrix::Form::plain) {
+    fail(ErrorCode::invalid_argument, {"table: wanted the plain form, got the gated one"});
+    return;
+  }
+  const std::int64_t tokens = ids.shape[0];
+  if (!require_tensor("ids", ids, DType::i32, {tokens}) ||
+      !require_tensor("out", out, DType::f32, {tokens, table.cols()})) {
+    return;
+  }
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    if (!require(integers(ids)[t] >= 0 && integers(ids)[t] < table.rows(), "ids",
+                 "rows of the table", integers(ids)[t])) {
+      return;
+    }
+  }
+  const std::size_t k = unsigned_of(table.cols());
+  const double each = static_cast<double>(k) * 8.0;  // a cache miss per element, several at once
+  team_.run(unsigned_of(tokens), grain_for(each), static_cast<double>(tokens) * each,
+            [&](std::size_t begin, std::size_t end, float*) {
+              for (std::size_t t = begin; t < end; ++t) {
+                const std::size_t row = unsigned_of(integers(ids)[t]);
+                kernels_.unpack_row(matrix->panels() + row / kPanelColumns * k * kPanelColumns,
+                                    row % kPanelColumns, k, floats(out) + t * k);
+              }
+            });
+}
+
+void CpuQueue::rms_norm(ConstTensorView x, ConstTensorView weight, float epsilon,
+                        TensorView out) noexcept {
+  if (!begin("rms_norm") || !require_rank("x", x, 2)) return;
+  const std::int64_t tokens = x.shape[0], d = x.shape[1];
+  if (!require_tensor("x", x, DType::f32, {tokens, d}) ||
+      !require_tensor("weight", weight, DType::f32, {d}) ||
+      !require_tensor("out", out, DType::f32, {tokens, d})) {
+    return;
+  }
+  const std::size_t columns = unsigned_of(d);
+  const double each = static_cast<double>(d) / 4.0 + 1.0;
+  team_.run(unsigned_of(tokens), grain_for(each), static_cast<double>(tokens) * each,
+            [&](std::size_t begin, std::size_t end, float*) {
+              kernels_.rms_norm({floats(x) + begin * columns, floats(weight),
+                                 floats(out) + begin * columns, end - begin, columns, epsilon});
+            });
+}
+
+void CpuQueue::matmul(ConstTensorView x, const PackedMatrix& weight, TensorView out,
+                      const MatmulOptions& options) noexcept {
+  if (!begin("matmul")) return;
+  const CpuPackedMatrix* matrix = require_matrix("weight", weight);
+  if (matrix == nullptr || !require_rank("x", x, 2)) return;
+  const bool gated = weight.form() == PackedMatrix::Form::gated;
+  const std::int64_t tokens = x.shape[0];
+  const std::int64_t columns = gated ? weight.rows() / 2 : weight.rows();
+  if (!require_tensor("x", x, DType::f32, {tokens, weight.cols()}) ||
+      !require_tensor("out", out, DType::f32, {tokens, columns})) {
+    return;
+  }
+  const bool has_bias = options.bias.data != nullptr;
+  if (has_bias && !require_tensor("options.bias", options.bias, DType::f32, {weight.rows()})) {
+    return;
+  }
+  if (gated && options.accumulate) {
+    fail(ErrorCode::invalid_argument,
+         {"options.accumulate: wanted false for the gated form, got true"});
+    return;
+  }
+  if (tokens == 0) return;
+
+  GemmTask shared;
+  shared.x = floats(x);
+  shared.panels = matrix->panels();
+  shared.bias = has_bias ? floats(options.bias) : nullptr;
+  shared.out = floats(out);
+  shared.k = unsigned_of(weight.cols());
+  shared.out_columns = unsigned_of(columns);
+  shared.accumulate = options.accumulate;
+  shared.gated = gated;
+
+  // Chunks of rows outside, panels inside: a chunk's activations stay in the L2 cache while the
+  // weights pass by.
+  const std::size_t rows = unsigned_of(tokens);
+  const std::size_t chunks = ceil_div(rows, kGemmChunkRows);
+  const std::size_t panels = ceil_div(unsigned_of(columns), gated ? kGatedColumns : kPanelColumns);
+  const double weights = static_cast<double>(shared.k * kPanelColumns);
+  const double compute = weights * static_cast<double>(rows) / kMultiplyAddsPerNanosecond;
+  const double stream = weights * sizeof(float) / kBytesPerNanosecond;
+  const double each = std::fmax(compute / static_cast<double>(chunks), stream);
+  team_.run(chunks * panels, grain_for(each), each * static_cast<double>(chunks * panels),
+            [&](std::size_t begin, std::size_t end, float* scratch) {
+              GemmTask task = shared;
+              task.scratch = scratch;
+              while (begin < end) {
+                const std::size_t chunk = begin / panels;
+                task.row_begin = rows * chunk / chunks;
+                task.row_end = rows * (chunk + 1) / chunks;
+                task.panel_begin = begin % panels;
+                task.panel_end = std::min(panels, task.panel_begin + (end - begin));
+                kernels_.gemm(task);
+                begin += task.panel_end - task.panel_begin;
+              }
+            });
+}
+
+void CpuQueue::rope_table(ConstTensorView positions, ConstTensorView frequencies, float factor,
+                          TensorView table) noexcept {
+  if (!begin("rope_table") || !require_rank("positions", positions, 1) ||
+      !require_rank("frequencies", frequencies, 1)) {
+    return;
+  }
+  const std::int64_t tokens = positions.shape[0], half = frequencies.shape[0];
+  if (!require_tensor("positions", positions, DType::i32, {tokens}) ||
+      !require_tensor("frequencies", frequencies, DType::f32, {half}) ||
+      !require_tensor("table", table, DType::f32, {tokens, 2, half})) {
+    return;
+  }
+  const std::size_t pairs = unsigned_of(half);
+  const double each = static_cast<double>(half) * 15.0 + 1.0;
+  team_.run(unsigned_of(tokens), grain_for(each), static_cast<double>(tokens) * each,
+            [&](std::size_t begin, std::size_t end, float*) {
+              for (std::size_t t = begin; t < end; ++t) {
+                const float position = static_cast<float>(integers(positions)[t]);
+                float* cosine = floats(table) + t * 2 * pairs;
+                float* sine = cosine + pairs;
+                for (std::size_t i = 0; i < pairs; ++i) {
+                  const float angle = position * floats(frequencies)[i];
+                  cosine[i] = std::cos(angle) * factor;
+                  sine[i] = std::sin(angle) * factor;
+                }
+              }
+            });
+}
+
+void CpuQueue::rotate_and_store(TensorView qkv, ConstTensorView table, const PackedBatch& batch,
+                                const AttentionShape& shape, KvCache& cache,
+                                std::int32_t layer) noexcept {
+  if (!begin("rotate_and_store")) return;
+  const CpuKvCache* checked = require_cache(cache, layer, shape);
+  if (checked == nullptr || !require_batch(batch, *checked)) return;
+  const std::int64_t width = (std::int64_t{shape.heads} + 2 * shape.kv_heads) * shape.head_dim;
+  if (!require_tensor("qkv", qkv, DType::f32, {batch.tokens, width}) ||
+      !require_tensor("table", table, DType::f32, {batch.tokens, 2, shape.head_dim / 2})) {
+    return;
+  }
+  CpuKvCache& mine = static_cast<CpuKvCache&>(cache);
+  float* const pages = mine.layer(layer);
+  const KvLayout& layout = mine.layout();
+  const std::int32_t* starts = integers(batch.sequence_starts);
+  const std::size_t max_pages = unsigned_of(batch.page_tables.shape[1]);
+  const double each = static_cast<double>(width);
+  team_.run(unsigned_of(batch.tokens), grain_for(each), static_cast<double>(batch.tokens) * each,
+            [&](std::size_t begin, std::size_t end, float*) {
+              std::size_t sequence = 0;
+              for (std::size_t t = begin; t < end; ++t) {
+                while (unsigned_of(starts[sequence + 1]) <= t) ++sequence;
+                const std::size_t position = unsigned_of(integers(batch.positions)[t]);
+                const std::int32_t page = integers(
+                    batch.page_tables)[sequence * max_pages + position / layout.page_tokens];
+                kernels_.rotate_and_store(
+                    {floats(qkv) + t * unsigned_of(width), floats(table) + t * layout.head_dim,
+                     pages + unsigned_of(page) * mine.page_floats(), layout,
+                     unsigned_of(shape.heads), position % layout.page_tokens});
+              }
+            });
+}
+
+void CpuQueue::attention(ConstTensorView qkv, const PackedBatch& batch, const AttentionShape& shape,
+                         const KvCache& cache, std::int32_t layer, TensorView out) noexcept {
+  if (!begin("attention")) return;
+  const CpuKvCache* mine = require_cache(cache, layer, shape);
+  if (mine == nullptr || !require_batch(batch, *mine)) return;
+  const std::int64_t width = (std::int64_t{shape.heads} + 2 * shape.kv_heads) * shape.head_dim;
+  const std::int64_t out_width = std::int64_t{shape.heads} * shape.head_dim;
+  if (!require_tensor("qkv", qkv, DType::f32, {batch.tokens, width}) ||
+      !require_tensor("out", out, DType::f32, {batch.tokens, out_width})) {
+    return;
+  }
+  if (batch.tokens == 0) return;
+
+  // A piece of work is some tokens of one sequence x the heads (or some of them) of one kv head.
+  // Every sequence gets slots for its tiles of tokens without a list of them being kept: those of
+  // sequence s begin at starts[s] / tile_tokens + s, which leaves enough for each.
+  const KvLayout& layout = mine->layout();
+  const std::size_t group = unsigned_of(shape.heads) / layout.kv_heads;
+  const std::size_t pieces = ceil_div(group, kAttentionRows);
+  const std::size_t tile_heads = ceil_div(group, pieces);
+  const std::size_t tile_tokens = kAttentionRows / tile_heads;
+  const std::size_t sequences = unsigned_of(batch.sequences);
+  const std::size_t slots = unsigned_of(batch.tokens) / tile_tokens + sequences;
+  const std::int32_t* starts = integers(batch.sequence_starts);
+  const auto first_slot = [&](std::size_t s) { return unsigned_of(starts[s]) / tile_tokens + s; };
+
+  double keys = 0.0;
+  for (std::size_t s = 0; s < sequences; ++s) {
+    keys += static_cast<double>(starts[s + 1] - starts[s]) * integers(batch.context_lengths)[s];
+  }
+  const std::size_t items = slots * layout.kv_heads * pieces;
+  const double nanoseconds = keys * static_cast<double>(out_width) / 10.0;
+  const auto run_item = [&](std::size_t item, float* scratch) {
+    const std::size_t part = item / slots;
+    // From the end: a long prompt's last tiles see most, and are best begun first.
+    const std::size_t slot = slots - 1 - item % slots;
+    std::size_t low = 0, high = sequences;  // the last sequence whose slots begin at or below
+    while (high - low > 1) {
+      const std::size_t middle = (low + high) / 2;
+      (first_slot(middle) <= slot ? low : high) = middle;
+    }
+    const std::size_t token = unsigned_of(starts[low]) + (slot - first_slot(low)) * tile_tokens;
+    const std::size_t end = unsigned_of(starts[low + 1]);
+    if (token >= end) return;
+    const std::size_t kv_head = part / pieces;
+    const std::size_t head_in_group = part % pieces * tile_heads;
+    const std::size_t head = kv_head * group + head_in_group;
+    AttentionTask task;
+    task.q = floats(qkv) + token * unsigned_of(width) + head * layout.head_dim;
+    task.out = floats(out) + token * unsigned_of(out_width) + head * layout.head_dim;
+    task.q_stride = unsigned_of(width);
+    task.out_stride = unsigned_of(out_width);
+    task.tokens = std::min(tile_tokens, end - token);
+    task.heads = std::min(tile_heads, group - head_in_group);
+    task.positions = integers(batch.positions) + token;
+    task.pages = mine->layer(layer);
+    task.page_table = integers(batch.page_tables) + low * unsigned_of(batch.page_tables.shape[1]);
+    task.layout = layout;
+    task.kv_head = kv_head;
+    task.scale = shape.scale;
+    task.scratch = scratch;
+    kernels_.attention(task);
+  };
+  team_.run(items, grain_for(nanoseconds / static_cast<double>(items)), nanoseconds,
+            [&](std::size_t begin, std::size_t end, float* scratch) {
+              for (std::size_t item = begin; item < end; ++item) run_item(item, scratch);
+            });
+}
+
+void CpuQueue::gather_rows(ConstTensorView x, ConstTensorView indices, TensorView out) noexcept {
+  if (!begin("gather_rows") || !require_rank("x", x, 2) || !require_rank("indices", indices, 1)) {
+    return;
+  }
+  const std::int64_t tokens = x.shape[0], d = x.shape[1], count = indices.shape[0];
+  if (!require_tensor("x", x, DType::f32, {tokens, d}) ||
+      !require_tensor("indices", indices, DType::i32, {count}) ||
+      !require_tensor("out", out, DType::f32, {count, d})) {
+    return;
+  }
+  const std::size_t columns = unsigned_of(d);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int32_t row = integers(indices)[i];
+    if (!require(row >= 0 && row < tokens, "indices", "rows of x", row)) return;
+    if (columns == 0) continue;
+    std::memcpy(floats(out) + unsigned_of(i) * columns, floats(x) + unsigned_of(row) * columns,
+                columns * sizeof(float));
+  }
+}
+
+}  // namespace ciuic::inline CIUIC_ABI::cpu

@@ -1,0 +1,97 @@
+// Work for the CPU, done in the call: nothing is pending when an operation returns.
+#pragma once
+
+#include <optional>
+#include <string_view>
+
+#include "ciuic/ops/backend.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/team.hpp"
+
+namespace ciuic::inline CIUIC_ABI::cpu {
+
+/// Panels of one matrix, from the host's memory.
+class CpuPackedMatrix final : public PackedMatrix {
+ public:
+  CpuPackedMatrix(std::int64_t rows, std::int64_t cols, Form form, DType dtype,
+                  Buffer panels) noexcept
+      : PackedMatrix(rows, cols, form, dtype, panels.size()), panels_(std::move(panels)) {}
+  const float* panels() const noexcept { return panels_.as<float>().data(); }
+
+ private:
+  Buffer panels_;
+};
+
+/// [layers][pages] pages; kernels.hpp has the inside of one.
+class CpuKvCache final : public KvCache {
+ public:
+  CpuKvCache(const KvCacheShape& shape, const KvLayout& layout, Buffer memory) noexcept
+      : KvCache(shape), layout_(layout), memory_(std::move(memory)) {}
+  const KvLayout& layout() const noexcept { return layout_; }
+  std::size_t page_floats() const noexcept {
+    return layout_.kv_heads * layout_.page_tokens * (layout_.head_dim + layout_.value_stride);
+  }
+  const float* layer(std::int32_t layer) const noexcept {
+    return memory_.as<float>().data() + static_cast<std::size_t>(layer) *
+                                            static_cast<std::size_t>(shape().pages) * page_floats();
+  }
+  float* layer(std::int32_t layer) noexcept {
+    return const_cast<float*>(static_cast<const CpuKvCache*>(this)->layer(layer));
+  }
+
+ private:
+  KvLayout layout_;
+  Buffer memory_;
+};
+
+/// Thread-safety: thread-compatible.
+class CpuQueue final : public Queue {
+ public:
+  CpuQueue(const Kernels& kernels, Team team) noexcept
+      : kernels_(kernels), team_(std::move(team)) {}
+
+  void copy_to_device(void* device, std::span<const std::byte> host) noexcept override;
+  void copy_to_host(std::span<std::byte> host, const void* device) noexcept override;
+  Result<std::unique_ptr<Event>> record() noexcept override;
+  void wait(Event& event) noexcept override { event.wait(); }
+  Result<void> synchronize() noexcept override;
+
+  void embed(const PackedMatrix& table, ConstTensorView ids, TensorView out) noexcept override;
+  void rms_norm(ConstTensorView x, ConstTensorView weight, float epsilon,
+                TensorView out) noexcept override;
+  void matmul(ConstTensorView x, const PackedMatrix& weight, TensorView out,
+              const MatmulOptions& options) noexcept override;
+  void rope_table(ConstTensorView positions, ConstTensorView frequencies, float factor,
+                  TensorView table) noexcept override;
+  void rotate_and_store(TensorView qkv, ConstTensorView table, const PackedBatch& batch,
+                        const AttentionShape& shape, KvCache& cache,
+                        std::int32_t layer) noexcept override;
+  void attention(ConstTensorView qkv, const PackedBatch& batch, const AttentionShape& shape,
+                 const KvCache& cache, std::int32_t layer, TensorView out) noexcept override;
+  void gather_rows(ConstTensorView x, ConstTensorView indices, TensorView out) noexcept override;
+
+ private:
+  /// Notes the first error; always false.
+  bool fail(ErrorCode code, std::initializer_list<std::string_view> message) noexcept;
+  /// True when `condition`; else fails with "op: argument: wanted …, got …".
+  bool require(bool condition, std::string_view argument, std::string_view wanted,
+               std::int64_t got) noexcept;
+  bool require_tensor(std::string_view argument, const ConstTensorView& view, DType dtype,
+                      const Shape& shape) noexcept;
+  bool require_rank(std::string_view argument, const ConstTensorView& view,
+                    std::size_t rank) noexcept;
+  const CpuPackedMatrix* require_matrix(std::string_view argument,
+                                        const PackedMatrix& matrix) noexcept;
+  const CpuKvCache* require_cache(const KvCache& cache, std::int32_t layer,
+                                  const AttentionShape& shape) noexcept;
+  bool require_batch(const PackedBatch& batch, const CpuKvCache& cache) noexcept;
+  /// False when an earlier operation failed; else errors are reported under `name` from here on.
+  bool begin(std::string_view name) noexcept;
+
+  const Kernels& kernels_;
+  Team team_;
+  std::string_view operation_;
+  std::optional<Error> error_;
+};
+
+}  // namespace ciuic::inline CIUIC_ABI::cpu

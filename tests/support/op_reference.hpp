@@ -1,0 +1,33 @@
+// The operations of ciuic/ops/backend.hpp, plainly and in double: the oracle of every backend.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+namespace ciuic::test {
+
+/// A value and how far a correct f32 computation may be from it.
+struct Expected {
+  double value = 0.0, tolerance = 0.0;
+};
+
+inline constexpr double kEpsilon = std::numeric_limits<float>::epsilon() / 2;  // one rounding
+
+/// sum_k a[k] b[k] by any order of k+1 rounded operations: |error| <= k * eps * sum |a b|, to first
+/// order (Higham, Accuracy and Stability, section 3.1). Twice that, for the second order and for
+/// products rounded on their own.
+inline Expected dot(const float* a, const float* b, std::size_t k) {
+  double sum = 0.0, norm = 0.0;
+  for (std::size_t i = 0; i < k; ++i) {
+    const double product = double{a[i]} * double{b[i]};
+    sum += product;
+    norm += std::fabs(product);
+  }
+  return {sum, 2.0 * static_cast<double>(k + 1) * kEpsilon * norm};
+}
+
+inline double silu(double x) { return x / (1.0 + std::exp(-x)); }
+
+}  // namespace ciuic::test
