@@ -3,12 +3,61 @@
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <unordered_set>
+
+#include "base/keyed_hash.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 namespace {
 
 using Sax = nlohmann::json_sax<nlohmann::json>;
+
+/// The keys of one object, as 127 bits of hash each instead of a copy: a false alarm is less likely
+/// than 2^-80. Used again for the next object at the same depth, so that a file of a million small
+/// objects allocates nothing per object.
+class KeySet {
+ public:
+  std::size_t size() const noexcept { return size_; }
+  /// False when the key is there already.
+  bool insert(std::string_view name, const KeyedHash& hash1, const KeyedHash& hash2) {
+    if (size_ * 8 >= slots_.size() * 7) grow();
+    const Key key{hash1(name) | 1u, hash2(name)};
+    Key& slot = find(key);
+    if (slot == key) return false;
+    slot = key;
+    ++size_;
+    return true;
+  }
+  void clear() {
+    size_ = 0;
+    // A large table goes, so that clearing costs no more than filling did.
+    if (slots_.size() > kSmall) return std::vector<Key>().swap(slots_);
+    slots_.assign(slots_.size(), Key{});
+  }
+
+ private:
+  static constexpr std::size_t kSmall = 64;
+  struct Key {
+    std::uint64_t a = 0, b = 0;  // a is odd; an even one marks a free slot
+    bool operator==(const Key&) const = default;
+  };
+
+  Key& find(const Key& key) {
+    const std::size_t mask = slots_.size() - 1;
+    std::size_t at = static_cast<std::size_t>(key.b) & mask;
+    while (slots_[at].a != 0 && slots_[at] != key) at = (at + 1) & mask;
+    return slots_[at];
+  }
+  void grow() {
+    std::vector<Key> old(slots_.empty() ? 8 : slots_.size() * (slots_.size() < kSmall ? 2 : 4));
+    old.swap(slots_);
+    for (const Key& key : old) {
+      if (key.a != 0) find(key) = key;
+    }
+  }
+
+  std::vector<Key> slots_;
+  std::size_t size_ = 0;
+};
 
 /// Between nlohmann's callbacks and ours: enforces the limits, remembers the first error.
 class Guard final : public Sax {
@@ -22,31 +71,30 @@ class Guard final : public Sax {
     return pass(events_.unsigned_integer(value));
   }
   bool number_float(double value, const std::string& text) override {
-    if (!std::isfinite(value)) return fail("number out of range: ", clip(text));
+    if (!std::isfinite(value)) return fail("number out of range: ", quoted_excerpt(text));
     return pass(events_.number(value));
   }
   bool string(std::string& value) override {
-    if (value.size() > limits_.max_string_bytes) return fail("string too long: ", clip(value));
+    if (value.size() > limits_.max_string_bytes)
+      return fail("string too long: ", quoted_excerpt(value));
     return pass(events_.string(value));
   }
   bool binary(nlohmann::json::binary_t&) override { return fail("binary value", ""); }
   bool start_object(std::size_t) override {
     if (!enter()) return false;
-    keys_.emplace_back();
+    if (objects_ == keys_.size()) keys_.emplace_back();
+    keys_[objects_++].clear();
     return pass(events_.begin_object());
   }
   bool key(std::string& name) override {
-    if (name.size() > limits_.max_string_bytes) return fail("key too long: ", clip(name));
-    if (keys_.back().size() >= limits_.max_keys_per_object) return fail("too many keys", "");
-    // 128 bits of hash per key instead of a copy of it: chance of a false alarm below 2^-80.
-    const std::size_t h1 = std::hash<std::string_view>{}(name);
-    std::uint64_t h2 = 0xcbf29ce484222325u;
-    for (char c : name) h2 = (h2 ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-    if (!keys_.back().insert(Key{h1, h2}).second) return fail("duplicate key: ", clip(name));
+    if (name.size() > limits_.max_string_bytes) return fail("key too long: ", quoted_excerpt(name));
+    KeySet& keys = keys_[objects_ - 1];
+    if (keys.size() >= limits_.max_keys_per_object) return fail("too many keys", "");
+    if (!keys.insert(name, hash1_, hash2_)) return fail("duplicate key: ", quoted_excerpt(name));
     return pass(events_.key(name));
   }
   bool end_object() override {
-    keys_.pop_back();
+    --objects_;
     --depth_;
     return pass(events_.end_object());
   }
@@ -73,19 +121,6 @@ class Guard final : public Sax {
   std::optional<Error> take_error() { return std::move(error_); }
 
  private:
-  struct Key {
-    std::uint64_t a, b;
-    bool operator==(const Key&) const = default;
-  };
-  struct KeyHash {
-    std::size_t operator()(const Key& key) const noexcept { return key.a ^ (key.b << 1); }
-  };
-
-  static std::string clip(std::string_view text) {
-    std::string out;
-    append_json_string(out, text.substr(0, 60));
-    return out;
-  }
   bool enter() {
     if (++depth_ > limits_.max_depth) {
       return fail("nested deeper than ", std::to_string(limits_.max_depth));
@@ -104,13 +139,20 @@ class Guard final : public Sax {
   JsonEvents& events_;
   const JsonLimits& limits_;
   std::size_t depth_ = 0;
-  std::vector<std::unordered_set<Key, KeyHash>> keys_;
+  std::size_t objects_ = 0;  // open now; keys_[i] belongs to the i-th of them
+  std::vector<KeySet> keys_;
+  KeyedHash hash1_, hash2_;
   std::optional<Error> error_;
 };
 
 }  // namespace
 
 Result<void> parse_json(std::string_view text, JsonEvents& events, const JsonLimits& limits) {
+  // A NUL outside of strings would count as the end of the text, and hide what follows it.
+  if (const auto at = text.find('\0'); at != std::string_view::npos) {
+    return Error(ErrorCode::bad_model,
+                 {"malformed JSON at byte ", std::to_string(at), ": NUL character"});
+  }
   Guard guard(events, limits);
   const bool complete = nlohmann::json::sax_parse(text.begin(), text.end(), &guard);
   if (std::optional<Error> error = guard.take_error()) return *std::move(error);
@@ -263,6 +305,19 @@ void append_json_string(std::string& out, std::string_view text) {
     }
   }
   out += '"';
+}
+
+std::string quoted_excerpt(std::string_view text) {
+  constexpr std::size_t kLongest = 60;
+  std::string out;
+  if (text.size() <= kLongest) {
+    append_json_string(out, text);
+    return out;
+  }
+  std::size_t end = kLongest;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0u) == 0x80u) --end;
+  append_json_string(out, text.substr(0, end));
+  return out += "…";
 }
 
 }  // namespace ciuic::inline CIUIC_ABI

@@ -92,4 +92,8 @@ std::string_view describe(JsonValue::Kind kind) noexcept;
 /// Quotes and escapes `text` as a JSON string and appends it to `out`.
 void append_json_string(std::string& out, std::string_view text);
 
+/// `text` from a file as a message may show it: quoted, escaped, on one line, at most 60 bytes of
+/// it.
+std::string quoted_excerpt(std::string_view text);
+
 }  // namespace ciuic::inline CIUIC_ABI

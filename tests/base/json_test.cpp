@@ -36,6 +36,7 @@ TEST_CASE("Malformed JSON is refused with a place") {
   CHECK(failure("[1,").find("malformed JSON at byte 4") == 0);
   CHECK(failure("").find("malformed JSON") == 0);
   CHECK(failure("[1] x").find("malformed JSON") == 0);
+  CHECK(failure(std::string("{}\0{}", 5)) == "malformed JSON at byte 2: NUL character");
   CHECK(failure("\"\xFF\"").find("malformed JSON") == 0);
   CHECK(failure("[1e999]").find("number") != std::string::npos);
   CHECK(failure(std::string(65, '[') + std::string(65, ']')) == "JSON: nested deeper than 64");
@@ -54,4 +55,25 @@ TEST_CASE("Quoted strings read back as they were") {
     append_json_string(quoted, text);
     CHECK(nlohmann::json::parse(quoted).get<std::string>() == text);
   }
+}
+
+TEST_CASE("Duplicate keys are found in objects of any size, at any depth, and only there") {
+  for (int count : {2, 7, 8, 60, 70, 5000}) {
+    std::string object = "{";
+    for (int i = 0; i < count; ++i) object += "\"k" + std::to_string(i) + "\":null,";
+    const std::string good = object + "\"last\":{\"k0\":{}}}";
+    const std::string bad = object + "\"k" + std::to_string(count / 2) + "\":null}";
+    CHECK(JsonValue::parse("[" + good + "," + good + "]"));
+    const Result<JsonValue> refused = JsonValue::parse("[" + good + ",[" + bad + "]]");
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().message() ==
+          "JSON: duplicate key: \"k" + std::to_string(count / 2) + "\"");
+  }
+}
+
+TEST_CASE("An excerpt is one line and never cuts a character") {
+  CHECK(quoted_excerpt("a\nb") == "\"a\\nb\"");
+  std::string text(59, 'x');
+  text += "\u00e9\u00e9";
+  CHECK(quoted_excerpt(text) == "\"" + std::string(59, 'x') + "\"…");
 }

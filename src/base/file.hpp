@@ -1,0 +1,55 @@
+// Reading files that may be replaced, cut short or no files at all.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "ciuic/base/error.hpp"
+
+namespace ciuic::inline CIUIC_ABI {
+
+/// A regular file open for reading, through `pread`: a file that shrinks is an error, where a
+/// mapping of it would be a signal. Messages begin with the file's name. Thread-safety: const calls
+/// are thread-safe.
+class ReadOnlyFile {
+ public:
+  /// Never blocks, and never opens a FIFO, device, socket or directory. Messages call the file
+  /// `name`, or by its own name when that is empty. Errors: `not_found`, `bad_model` (not a regular
+  /// file), `io_error`.
+  static Result<ReadOnlyFile> open(const std::filesystem::path& path, std::string_view name = {});
+
+  ReadOnlyFile(ReadOnlyFile&& other) noexcept;
+  ReadOnlyFile& operator=(ReadOnlyFile&& other) noexcept;
+  ~ReadOnlyFile();
+
+  const std::string& name() const noexcept { return name_; }
+  std::uint64_t size() const noexcept { return size_; }  ///< when it was opened, in bytes
+
+  /// Fills `out` from `offset`. Errors: `io_error` when the system refuses, or when the file's size
+  /// or modification time is not, before or after, what it was when the file was opened.
+  Result<void> read_at(std::uint64_t offset, std::span<std::byte> out) const;
+
+ private:
+  ReadOnlyFile() = default;
+  Result<void> check_unchanged() const;
+
+  std::string name_;
+  int descriptor_ = -1;
+  std::uint64_t size_ = 0;
+  std::int64_t modified_s_ = 0, modified_ns_ = 0;
+};
+
+/// The whole of a text file of at most `max_bytes`. Errors: those of `ReadOnlyFile`; `bad_model`
+/// for a longer one.
+Result<std::string> read_text_file(const std::filesystem::path& path, std::uint64_t max_bytes,
+                                   std::string_view name = {});
+
+/// Replaces `path` by the concatenation of `parts`, or leaves it as it was: a temporary file beside
+/// it, synced, then renamed. Errors: `io_error`.
+Result<void> write_file_atomically(const std::filesystem::path& path,
+                                   std::span<const std::span<const std::byte>> parts);
+
+}  // namespace ciuic::inline CIUIC_ABI
