@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by the scripts beside it: `. "$(dirname "$0")/lib.sh"`. Moves to the repository's root.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
