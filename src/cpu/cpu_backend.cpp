@@ -1,5 +1,6 @@
 #include "ciuic/ops/cpu_backend.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 
@@ -143,8 +144,11 @@ Result<KvLayout> CpuBackend::layout_of(const KvCacheShape& shape) noexcept {
 Result<std::unique_ptr<KvCache>> CpuBackend::make_kv_cache(
     const KvCacheShape& shape) const noexcept {
   CIUIC_ASSIGN_OR_RETURN(const KvLayout layout, layout_of(shape));
-  const auto bytes = checked_mul(kv_page_bytes(shape), static_cast<std::size_t>(shape.pages));
-  if (!bytes) return Error(ErrorCode::out_of_memory, "make_kv_cache: too large to address");
+  const std::size_t page_bytes = kv_page_bytes(shape);  // 0: more than can be counted
+  const auto bytes = checked_mul(page_bytes, static_cast<std::size_t>(shape.pages));
+  if (page_bytes == 0 || !bytes) {
+    return Error(ErrorCode::out_of_memory, "make_kv_cache: shape: too large to address");
+  }
   CIUIC_ASSIGN_OR_RETURN(Buffer memory, Buffer::allocate(*host_.memory, *bytes));
   std::unique_ptr<KvCache> cache(new (std::nothrow) CpuKvCache(shape, layout, std::move(memory)));
   if (cache == nullptr) return Error(ErrorCode::out_of_memory, "make_kv_cache: no memory");

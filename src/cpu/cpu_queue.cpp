@@ -1,5 +1,6 @@
 #include "cpu/cpu_queue.hpp"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>

@@ -399,4 +399,135 @@ void check_all_operations(const OpTarget& target, unsigned seed, int random_case
   }
 }
 
+void check_errors(const OpTarget& target) {
+  INFO(target.name);
+  OpRunner run(target);
+  Queue& queue = run.queue();
+  const std::vector<float> values(64, 1.0f);
+  const auto matrix = run.pack(values, 8, 8);
+  const auto gated = run.pack(values, 8, 8, PackedMatrix::Form::gated);
+  const DeviceTensor x = run.put({2, 8}, std::vector<float>(16, 1.0f));
+  const DeviceTensor wrong = run.put({2, 7}, std::vector<float>(14, 1.0f));
+  const DeviceTensor out = run.make({2, 8});
+  const DeviceTensor half = run.make({2, 4});
+  const DeviceTensor weight = run.put({8}, std::vector<float>(8, 1.0f));
+  const DeviceTensor ids = run.put({2}, std::vector<std::int32_t>{7, 8});
+  const DeviceTensor negative = run.put({2}, std::vector<std::int32_t>{-1, 0});
+  const DeviceTensor fine = run.put({2}, std::vector<std::int32_t>{0, 1});
+  run.finish();
+
+  const auto check = [&](const std::string& message) {
+    const Result<void> result = queue.synchronize();
+    REQUIRE_FALSE(result);
+    CHECK(result.error().code() == ErrorCode::invalid_argument);
+    CHECK(std::string(result.error().message()) == message);
+    CHECK(queue.synchronize());  // cleared
+  };
+  queue.matmul(wrong, *matrix, out, {});
+  check("matmul: x: wanted f32 [2, 8], got f32 [2, 7]");
+  queue.matmul(x, *matrix, half, {});
+  check("matmul: out: wanted f32 [2, 8], got f32 [2, 4]");
+  queue.matmul(x, *gated, out, {});
+  check("matmul: out: wanted f32 [2, 4], got f32 [2, 8]");
+  MatmulOptions options;
+  options.bias = x;
+  queue.matmul(x, *matrix, out, options);
+  check("matmul: options.bias: wanted f32 [8], got f32 [2, 8]");
+  options = {};
+  options.accumulate = true;
+  queue.matmul(x, *gated, half, options);
+  check("matmul: options.accumulate: wanted false for the gated form, got true");
+  queue.matmul(ids, *matrix, out, {});
+  check("matmul: x: wanted rank 2, got i32 [2]");
+  ConstTensorView missing = x;
+  missing.data = nullptr;
+  queue.matmul(missing, *matrix, out, {});
+  check("matmul: x: wanted f32 [2, 8], got null");
+
+  queue.embed(*matrix, ids, out);
+  check("embed: ids: wanted rows of the table, got 8");
+  queue.embed(*matrix, negative, out);
+  check("embed: ids: wanted rows of the table, got -1");
+  queue.embed(*matrix, weight, out);
+  check("embed: ids: wanted i32 [8], got f32 [8]");
+  queue.embed(*gated, fine, out);
+  check("embed: table: wanted the plain form, got the gated one");
+  queue.rms_norm(x, fine, 1e-6f, out);
+  check("rms_norm: weight: wanted f32 [8], got i32 [2]");
+  queue.rope_table(fine, weight, 1.0f, out);
+  check("rope_table: table: wanted f32 [2, 2, 8], got f32 [2, 8]");
+  queue.gather_rows(x, negative, out);
+  check("gather_rows: indices: wanted rows of x, got -1");
+
+  // The first failure wins, and what follows it does nothing.
+  const DeviceTensor untouched = run.put({2, 8}, std::vector<float>(16, 5.0f));
+  run.finish();
+  queue.matmul(wrong, *matrix, out, {});
+  queue.rms_norm(x, fine, 1e-6f, out);
+  queue.matmul(x, *matrix, untouched, {});
+  check("matmul: x: wanted f32 [2, 8], got f32 [2, 7]");
+  CHECK(run.get(untouched) == std::vector<float>(16, 5.0f));
+
+  // Attention follows numbers into memory, so each of them is looked at.
+  const AttentionShape shape{2, 1, 4, 0.5f};
+  const auto cache = run.backend().make_kv_cache({1, 1, 4, 16, 3}).value();
+  const DeviceTensor qkv = run.put({2, 16}, std::vector<float>(32, 1.0f));
+  const DeviceTensor rope = run.put({2, 2, 2}, std::vector<float>(8, 1.0f));
+  struct Broken {
+    std::vector<std::int32_t> positions, starts, contexts, pages;
+    std::string message;
+  };
+  const Broken cases[] = {
+      {{0, 2},
+       {0, 2},
+       {2},
+       {0},
+       "batch.positions: wanted a position below its sequence's context "
+       "length, got 2"},
+      {{-1, 1},
+       {0, 2},
+       {2},
+       {0},
+       "batch.positions: wanted a position below its sequence's context "
+       "length, got -1"},
+      {{0, 1}, {1, 2}, {2}, {0}, "batch.sequence_starts[0]: wanted 0, got 1"},
+      {{0, 1}, {0, 3}, {2}, {0}, "batch.sequence_starts[sequences]: wanted batch.tokens, got 3"},
+      {{0, 1},
+       {0, 2},
+       {17},
+       {0},
+       "batch.context_lengths: wanted no more than the page table holds, "
+       "got 17"},
+      {{0, 1}, {0, 2}, {2}, {3}, "batch.page_tables: wanted a page of the cache, got 3"},
+      {{0, 1}, {0, 2}, {2}, {-1}, "batch.page_tables: wanted a page of the cache, got -1"},
+  };
+  for (const Broken& broken : cases) {
+    const DeviceTensor positions = run.put({2}, broken.positions);
+    const DeviceTensor starts = run.put({2}, broken.starts);
+    const DeviceTensor contexts = run.put({1}, broken.contexts);
+    const DeviceTensor pages = run.put({1, 1}, broken.pages);
+    run.finish();
+    const PackedBatch batch{positions, starts, contexts, pages, 2, 1, 2, 2};
+    queue.rotate_and_store(qkv, rope, batch, shape, *cache, 0);
+    check("rotate_and_store: " + broken.message);
+    queue.attention(qkv, batch, shape, *cache, 0, out);
+    check("attention: " + broken.message);
+  }
+  const DeviceTensor starts = run.put({2}, std::vector<std::int32_t>{0, 2});
+  const DeviceTensor contexts = run.put({1}, std::vector<std::int32_t>{2});
+  const DeviceTensor pages = run.put({1, 1}, std::vector<std::int32_t>{0});
+  run.finish();
+  const PackedBatch batch{fine, starts, contexts, pages, 2, 1, 2, 2};
+  queue.attention(qkv, batch, shape, *cache, 1, out);
+  check("attention: layer: wanted one that the cache has, got 1");
+  queue.attention(qkv, batch, {2, 1, 6, 0.5f}, *cache, 0, out);
+  check("attention: shape.head_dim: wanted the cache's, got 6");
+  queue.attention(qkv, batch, {3, 2, 4, 0.5f}, *cache, 0, out);
+  check("attention: shape.kv_heads: wanted the cache's, got 2");
+  queue.attention(x, batch, shape, *cache, 0, out);
+  check("attention: qkv: wanted f32 [2, 16], got f32 [2, 8]");
+  queue.rotate_and_store(qkv, x, batch, shape, *cache, 0);
+  check("rotate_and_store: table: wanted f32 [2, 2, 2], got f32 [2, 8]");
+}
+
 }  // namespace ciuic::test
