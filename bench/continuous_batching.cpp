@@ -20,7 +20,8 @@
 #include <thread>
 #include <vector>
 
-#include "ciuic/ciuic.hpp"
+#include "ciuic/engine/async_inference_engine.hpp"
+#include "ciuic/model/language_model.hpp"
 #include "ciuic/model/safetensors.hpp"
 
 namespace {
@@ -38,7 +39,8 @@ void fail(const ciuic::Error& error) {
 /// Writes a random model directory in bf16.
 void write_model(const std::filesystem::path& directory) {
   std::filesystem::create_directories(directory);
-  std::ofstream(directory / "config.json") << R"({"architectures":["LlamaForCausalLM"],"model_type":"llama",
+  std::ofstream(directory / "config.json")
+      << R"({"architectures":["LlamaForCausalLM"],"model_type":"llama",
 "hidden_size":768,"intermediate_size":2048,"num_hidden_layers":12,"num_attention_heads":12,
 "num_key_value_heads":12,"rms_norm_eps":1e-5,"rope_theta":10000.0,"vocab_size":32000,
 "max_position_embeddings":1024,"tie_word_embeddings":false,"hidden_act":"silu","bos_token_id":1,"eos_token_id":2})";
@@ -77,7 +79,8 @@ void write_model(const std::filesystem::path& directory) {
   add("lm_head.weight", kVocab, kModel, false);
   std::vector<ciuic::NamedTensor> tensors;
   for (std::size_t i = 0; i < names.size(); ++i) {
-    tensors.push_back({names[i], {std::as_bytes(std::span(storage[i])).data(), ciuic::DType::bf16, shapes[i]}});
+    tensors.push_back(
+        {names[i], {std::as_bytes(std::span(storage[i])).data(), ciuic::DType::bf16, shapes[i]}});
   }
   const auto written = ciuic::write_safetensors(directory / "model.safetensors", tensors);
   if (!written) fail(written.error());
@@ -113,23 +116,28 @@ struct Figures {
 Figures run(Engine& engine, const std::vector<Request>& trace, std::size_t group) {
   const ciuic::EngineStats before = engine.stats();
   const Clock::time_point start = Clock::now();
-  const auto since_start = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
+  const auto since_start = [&] {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
   std::vector<double> latencies(trace.size());
   std::vector<ciuic::TextStream> streams(trace.size());
   std::vector<double> submitted(trace.size());
   std::size_t tokens = 0;
   const auto submit = [&](std::size_t i) {
     submitted[i] = since_start();
-    streams[i] = engine.generate(trace[i].prompt, {.max_new_tokens = trace[i].new_tokens, .ignore_end_tokens = true});
+    streams[i] = engine.generate(
+        trace[i].prompt, {.max_new_tokens = trace[i].new_tokens, .ignore_end_tokens = true});
   };
   const auto collect = [&](std::size_t i) {
     const auto answer = streams[i].finish();
     if (!answer) fail(answer.error());
     tokens += answer->tokens.size();
-    latencies[i] = submitted[i] + std::chrono::duration<double>(answer->total_time).count() - trace[i].arrival_s;
+    latencies[i] = submitted[i] + std::chrono::duration<double>(answer->total_time).count() -
+                   trace[i].arrival_s;
   };
   const auto wait_for_arrival = [&](std::size_t i) {
-    std::this_thread::sleep_until(start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(trace[i].arrival_s)));
+    std::this_thread::sleep_until(start + std::chrono::duration_cast<Clock::duration>(
+                                              std::chrono::duration<double>(trace[i].arrival_s)));
   };
   const std::size_t step = group == 0 ? 1 : group;
   for (std::size_t first = 0; first < trace.size(); first += step) {
@@ -142,9 +150,13 @@ Figures run(Engine& engine, const std::vector<Request>& trace, std::size_t group
   const double seconds = since_start();
   const ciuic::EngineStats after = engine.stats();
   std::sort(latencies.begin(), latencies.end());
-  const auto quantile = [&](double q) { return latencies[static_cast<std::size_t>(std::lround(q * static_cast<double>(latencies.size() - 1)))]; };
+  const auto quantile = [&](double q) {
+    return latencies[static_cast<std::size_t>(
+        std::lround(q * static_cast<double>(latencies.size() - 1)))];
+  };
   return {static_cast<double>(tokens) / seconds, quantile(0.5), quantile(0.99),
-          static_cast<double>(after.sequence_steps - before.sequence_steps) / static_cast<double>(after.steps - before.steps)};
+          static_cast<double>(after.sequence_steps - before.sequence_steps) /
+              static_cast<double>(after.steps - before.steps)};
 }
 
 double median(std::vector<double> values) {
@@ -165,7 +177,7 @@ int main(int argc, char** argv) {
     if (std::strcmp(argv[i], "--dir") == 0) directory = argv[i + 1];
   }
   if (!std::filesystem::exists(directory / "model.safetensors")) write_model(directory);
-  auto model = ciuic::load_model(directory, {.threads = threads});
+  auto model = ciuic::LanguageModel::load(directory, {.threads = threads});
   if (!model) fail(model.error());
   const std::string isa(model->backend().isa());
   Engine engine(*std::move(model), {.max_sequences = 32, .max_batch_tokens = 512});
@@ -178,12 +190,14 @@ int main(int argc, char** argv) {
   for (int round = 0; round < rounds; ++round) {
     for (int way = 0; way < 3; ++way) figures[way].push_back(run(engine, trace, kGroups[way]));
   }
-  std::printf("random 110 M model, f32, %s, %d threads, seed %u, %d rounds, last arrival after %.1f s\n\n", isa.c_str(),
-              threads, seed, rounds, trace.back().arrival_s);
-  std::printf("| way | tokens/s | ratio | p50 s | p99 s | mean batch |\n|---|---|---|---|---|---|\n");
+  std::printf(
+      "random 110 M model, f32, %s, %d threads, seed %u, %d rounds, last arrival after %.1f s\n\n",
+      isa.c_str(), threads, seed, rounds, trace.back().arrival_s);
+  std::printf(
+      "| way | tokens/s | ratio | p50 s | p99 s | mean batch |\n|---|---|---|---|---|---|\n");
   double baseline = 0.0;
   for (int way = 0; way < 3; ++way) {
-    const auto field = [&](double Figures::* member) {
+    const auto field = [&](double Figures::*member) {
       std::vector<double> values;
       for (const Figures& f : figures[way]) values.push_back(f.*member);
       return median(values);

@@ -17,7 +17,8 @@ int main(int argc, char** argv) {
     std::cerr << model.error().message() << '\n';
     return 3;
   }
-  ciuic::AsyncInferenceEngine engine(*std::move(model), {.max_batch_tokens = 4096, .kv_memory = 64_MiB});
+  ciuic::AsyncInferenceEngine engine(*std::move(model),
+                                     {.max_batch_tokens = 4096, .kv_memory = 64_MiB});
 
   // Both requests run in the same batch from here on, whoever is read first.
   ciuic::TextStream sum = engine.generate("12+30=", {.max_new_tokens = 16, .timeout = 30s});
@@ -25,7 +26,8 @@ int main(int argc, char** argv) {
 
   std::cout << "12+30=" << std::flush;
   while (true) {
-    const auto piece = sum.next();  // Result<optional<string_view>>: an error never looks like an end
+    const auto piece =
+        sum.next();  // Result<optional<string_view>>: an error never looks like an end
     if (!piece) {
       std::cerr << piece.error().message() << '\n';
       return 1;

@@ -17,9 +17,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 /// Prompts the shipped model was made for; anyone can check the answers.
-const std::vector<std::string> kPrompts = {
-@PROMPTS@
-};
+const std::vector<std::string> kPrompts = {@PROMPTS @};
 
 struct Run {
   std::vector<ciuic::Generation> answers;
@@ -41,12 +39,14 @@ void show_progress(std::size_t done, std::size_t total) {
 }
 
 /// Runs all prompts, at most `group` at once; a group must end before the next one starts.
-Run run(ciuic::AsyncInferenceEngine<ciuic::LanguageModel>& engine, std::size_t group, bool progress) {
+Run run(ciuic::AsyncInferenceEngine<ciuic::LanguageModel>& engine, std::size_t group,
+        bool progress) {
   Run result;
   const ciuic::EngineStats before = engine.stats();
   const Clock::time_point start = Clock::now();
   for (std::size_t first = 0; first < kPrompts.size(); first += group) {
-    const double waited_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+    const double waited_ms =
+        std::chrono::duration<double, std::milli>(Clock::now() - start).count();
     std::vector<ciuic::TextStream> streams;
     for (std::size_t i = first; i < std::min(first + group, kPrompts.size()); ++i) {
       streams.push_back(engine.generate(kPrompts[i], {.max_new_tokens = 128}));
@@ -57,7 +57,8 @@ Run run(ciuic::AsyncInferenceEngine<ciuic::LanguageModel>& engine, std::size_t g
         std::fprintf(stderr, "demo: %s\n", std::string(answer.error().message()).c_str());
         std::exit(1);
       }
-      result.latencies_ms.push_back(waited_ms + std::chrono::duration<double, std::milli>(answer->total_time).count());
+      result.latencies_ms.push_back(
+          waited_ms + std::chrono::duration<double, std::milli>(answer->total_time).count());
       result.answers.push_back(*std::move(answer));
       if (progress) show_progress(result.answers.size(), kPrompts.size());
     }
@@ -72,8 +73,9 @@ Run run(ciuic::AsyncInferenceEngine<ciuic::LanguageModel>& engine, std::size_t g
 void print_row(const char* name, const Run& run) {
   std::size_t tokens = 0;
   for (const ciuic::Generation& answer : run.answers) tokens += answer.tokens.size();
-  std::printf("%-22s %10.0f %12.1f %12.1f %12.1f\n", name, static_cast<double>(tokens) / run.seconds,
-              quantile(run.latencies_ms, 0.5), quantile(run.latencies_ms, 0.99), run.mean_batch);
+  std::printf("%-22s %10.0f %12.1f %12.1f %12.1f\n", name,
+              static_cast<double>(tokens) / run.seconds, quantile(run.latencies_ms, 0.5),
+              quantile(run.latencies_ms, 0.99), run.mean_batch);
 }
 
 }  // namespace
@@ -94,7 +96,8 @@ int main(int argc, char** argv) {
 
   const Run continuous = run(engine, kPrompts.size(), /*progress=*/true);
   for (std::size_t i = 0; i < kPrompts.size(); ++i) {
-    std::printf("%2zu  \033[1m%s\033[0m%s\n", i + 1, kPrompts[i].c_str(), continuous.answers[i].text.c_str());
+    std::printf("%2zu  \033[1m%s\033[0m%s\n", i + 1, kPrompts[i].c_str(),
+                continuous.answers[i].text.c_str());
   }
   const Run single = run(engine, 1, false);
   const Run fixed = run(engine, 8, false);
@@ -105,7 +108,9 @@ int main(int argc, char** argv) {
       return 1;
     }
   }
-  std::printf("\n%zu prompts, the same answers each way      latency from the moment all were there\n", kPrompts.size());
+  std::printf(
+      "\n%zu prompts, the same answers each way      latency from the moment all were there\n",
+      kPrompts.size());
   std::printf("%-22s %10s %12s %12s %12s\n", "", "tokens/s", "p50 ms", "p99 ms", "mean batch");
   print_row("one at a time", single);
   print_row("fixed batches of 8", fixed);

@@ -15,14 +15,14 @@ namespace {
 constexpr std::size_t kF32 = sizeof(float);
 
 /// Tensors stacked on top of each other: rows of the first, then of the second, …
-MatrixSource stacked(const WeightFiles& files, std::vector<const TensorInfo*> parts, std::int64_t cols,
-                     PackedMatrix::Form form = PackedMatrix::Form::plain) {
+MatrixSource stacked(const WeightFiles& files, std::vector<const TensorInfo*> parts,
+                     std::int64_t cols, PackedMatrix::Form form = PackedMatrix::Form::plain) {
   MatrixSource source;
   source.cols = cols;
   source.form = form;
   for (const TensorInfo* part : parts) source.rows += part->shape[0];
-  source.read_rows = [&files, parts = std::move(parts), cols](std::int64_t first,
-                                                              std::span<float> out) -> Result<void> {
+  source.read_rows = [&files, parts = std::move(parts), cols](
+                         std::int64_t first, std::span<float> out) -> Result<void> {
     for (const TensorInfo* part : parts) {
       if (out.empty()) break;
       if (first >= part->shape[0]) {
@@ -69,11 +69,12 @@ Result<DecoderWeights> DecoderWeights::load(const ModelConfig& config, const Wei
 
   const auto find = [&](const std::string& name) -> const TensorInfo* { return files.find(name); };
   // check_llama_weights has seen every name and shape; a miss here is a bug, not a bad file.
-  const auto pack = [&](std::vector<std::string> names, std::int64_t cols, PackedMatrix::Form form)
-      -> Result<std::unique_ptr<PackedMatrix>> {
+  const auto pack = [&](std::vector<std::string> names, std::int64_t cols,
+                        PackedMatrix::Form form) -> Result<std::unique_ptr<PackedMatrix>> {
     std::vector<const TensorInfo*> parts;
     for (const std::string& name : names) {
-      if (find(name) == nullptr) return Error(ErrorCode::internal, {name, ": lost after the check"});
+      if (find(name) == nullptr)
+        return Error(ErrorCode::internal, {name, ": lost after the check"});
       parts.push_back(find(name));
     }
     CIUIC_ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> matrix,
@@ -95,12 +96,14 @@ Result<DecoderWeights> DecoderWeights::load(const ModelConfig& config, const Wei
   };
   using Form = PackedMatrix::Form;
 
-  CIUIC_ASSIGN_OR_RETURN(weights.embedding_, pack({"model.embed_tokens.weight"}, d_model, Form::plain));
+  CIUIC_ASSIGN_OR_RETURN(weights.embedding_,
+                         pack({"model.embed_tokens.weight"}, d_model, Form::plain));
   if (!config.tie_word_embeddings) {
     CIUIC_ASSIGN_OR_RETURN(weights.head_, pack({"lm_head.weight"}, d_model, Form::plain));
   }
   CIUIC_ASSIGN_OR_RETURN(weights.final_norm_, read_vectors({"model.norm.weight"}));
-  CIUIC_ASSIGN_OR_RETURN(weights.rope_frequencies_, upload(backend, *queue, rope_frequencies(config)));
+  CIUIC_ASSIGN_OR_RETURN(weights.rope_frequencies_,
+                         upload(backend, *queue, rope_frequencies(config)));
 
   for (std::int32_t i = 0; i < config.num_hidden_layers; ++i) {
     const std::string layer = "model.layers." + std::to_string(i) + ".";
@@ -108,20 +111,23 @@ Result<DecoderWeights> DecoderWeights::load(const ModelConfig& config, const Wei
     Layer& to = weights.layers_.emplace_back();
     CIUIC_ASSIGN_OR_RETURN(to.attention_norm, read_vectors({layer + "input_layernorm.weight"}));
     CIUIC_ASSIGN_OR_RETURN(to.mlp_norm, read_vectors({layer + "post_attention_layernorm.weight"}));
-    CIUIC_ASSIGN_OR_RETURN(
-        to.qkv, pack({attention + "q_proj.weight", attention + "k_proj.weight", attention + "v_proj.weight"},
-                     d_model, Form::plain));
+    CIUIC_ASSIGN_OR_RETURN(to.qkv, pack({attention + "q_proj.weight", attention + "k_proj.weight",
+                                         attention + "v_proj.weight"},
+                                        d_model, Form::plain));
     CIUIC_ASSIGN_OR_RETURN(to.out, pack({attention + "o_proj.weight"}, attended, Form::plain));
-    CIUIC_ASSIGN_OR_RETURN(to.gate_up,
-                           pack({mlp + "gate_proj.weight", mlp + "up_proj.weight"}, d_model, Form::gated));
-    CIUIC_ASSIGN_OR_RETURN(to.down, pack({mlp + "down_proj.weight"}, config.intermediate_size, Form::plain));
+    CIUIC_ASSIGN_OR_RETURN(
+        to.gate_up, pack({mlp + "gate_proj.weight", mlp + "up_proj.weight"}, d_model, Form::gated));
+    CIUIC_ASSIGN_OR_RETURN(to.down,
+                           pack({mlp + "down_proj.weight"}, config.intermediate_size, Form::plain));
     if (config.attention_bias) {
-      CIUIC_ASSIGN_OR_RETURN(to.qkv_bias, read_vectors({attention + "q_proj.bias", attention + "k_proj.bias",
-                                                        attention + "v_proj.bias"}));
+      CIUIC_ASSIGN_OR_RETURN(to.qkv_bias,
+                             read_vectors({attention + "q_proj.bias", attention + "k_proj.bias",
+                                           attention + "v_proj.bias"}));
       CIUIC_ASSIGN_OR_RETURN(to.out_bias, read_vectors({attention + "o_proj.bias"}));
     }
     if (config.mlp_bias) {
-      CIUIC_ASSIGN_OR_RETURN(to.gate_up_bias, read_vectors({mlp + "gate_proj.bias", mlp + "up_proj.bias"}));
+      CIUIC_ASSIGN_OR_RETURN(to.gate_up_bias,
+                             read_vectors({mlp + "gate_proj.bias", mlp + "up_proj.bias"}));
       CIUIC_ASSIGN_OR_RETURN(to.down_bias, read_vectors({mlp + "down_proj.bias"}));
     }
   }
@@ -129,22 +135,28 @@ Result<DecoderWeights> DecoderWeights::load(const ModelConfig& config, const Wei
 }
 
 Result<DecoderWorkspace> DecoderWorkspace::create(const ModelConfig& config, const Backend& backend,
-                                                  std::int32_t max_tokens, std::int32_t max_sequences,
+                                                  std::int32_t max_tokens,
+                                                  std::int32_t max_sequences,
                                                   std::int32_t max_pages_per_sequence) {
   DecoderWorkspace work;
   work.config_ = config;
   work.max_tokens_ = max_tokens;
   work.max_sequences_ = max_sequences;
   work.max_pages_ = max_pages_per_sequence;
-  const auto tokens = static_cast<std::size_t>(max_tokens), sequences = static_cast<std::size_t>(max_sequences);
-  const auto allocate = [&](DeviceBuffer& buffer, std::size_t rows, std::int64_t cols) -> Result<void> {
-    CIUIC_ASSIGN_OR_RETURN(buffer, DeviceBuffer::allocate(backend, rows * static_cast<std::size_t>(cols) * kF32));
+  const auto tokens = static_cast<std::size_t>(max_tokens),
+             sequences = static_cast<std::size_t>(max_sequences);
+  const auto allocate = [&](DeviceBuffer& buffer, std::size_t rows,
+                            std::int64_t cols) -> Result<void> {
+    CIUIC_ASSIGN_OR_RETURN(
+        buffer, DeviceBuffer::allocate(backend, rows * static_cast<std::size_t>(cols) * kF32));
     work.bytes_ += buffer.size();
     return {};
   };
   const std::int64_t d_model = config.hidden_size, head_dim = config.head_dim;
   const std::int64_t attended = config.num_attention_heads * head_dim;
-  CIUIC_TRY(allocate(work.indices_, 1, 2 * std::int64_t{max_tokens} + std::int64_t{max_sequences} * (3 + max_pages_per_sequence) + 1));
+  CIUIC_TRY(allocate(work.indices_, 1,
+                     2 * std::int64_t{max_tokens} +
+                         std::int64_t{max_sequences} * (3 + max_pages_per_sequence) + 1));
   CIUIC_TRY(allocate(work.x_, tokens, d_model));
   CIUIC_TRY(allocate(work.normed_, tokens, d_model));
   CIUIC_TRY(allocate(work.qkv_, tokens, attended + 2 * config.num_key_value_heads * head_dim));
@@ -167,7 +179,8 @@ Result<void> DecoderWorkspace::forward(const DecoderWeights& weights, KvCache& c
     const auto tokens = static_cast<std::int32_t>(sequence.tokens.size());
     packed.tokens += tokens;
     packed.max_query_tokens = std::max(packed.max_query_tokens, tokens);
-    packed.max_context_tokens = std::max(packed.max_context_tokens, sequence.first_position + tokens);
+    packed.max_context_tokens =
+        std::max(packed.max_context_tokens, sequence.first_position + tokens);
     max_pages = std::max(max_pages, static_cast<std::int32_t>(sequence.pages.size()));
   }
   staging_.clear();
@@ -177,11 +190,13 @@ Result<void> DecoderWorkspace::forward(const DecoderWeights& weights, KvCache& c
     return ConstTensorView{indices_.data() + offset, DType::i32, shape};
   };
   const ConstTensorView ids = block({packed.tokens}, [&] {
-    for (const SequenceStep& s : batch.sequences) staging_.insert(staging_.end(), s.tokens.begin(), s.tokens.end());
+    for (const SequenceStep& s : batch.sequences)
+      staging_.insert(staging_.end(), s.tokens.begin(), s.tokens.end());
   });
   packed.positions = block({packed.tokens}, [&] {
     for (const SequenceStep& s : batch.sequences) {
-      for (std::size_t i = 0; i < s.tokens.size(); ++i) staging_.push_back(s.first_position + static_cast<std::int32_t>(i));
+      for (std::size_t i = 0; i < s.tokens.size(); ++i)
+        staging_.push_back(s.first_position + static_cast<std::int32_t>(i));
     }
   });
   packed.sequence_starts = block({packed.sequences + 1}, [&] {
@@ -193,7 +208,8 @@ Result<void> DecoderWorkspace::forward(const DecoderWeights& weights, KvCache& c
     staging_.push_back(start);
   });
   packed.context_lengths = block({packed.sequences}, [&] {
-    for (const SequenceStep& s : batch.sequences) staging_.push_back(s.first_position + static_cast<std::int32_t>(s.tokens.size()));
+    for (const SequenceStep& s : batch.sequences)
+      staging_.push_back(s.first_position + static_cast<std::int32_t>(s.tokens.size()));
   });
   packed.page_tables = block({packed.sequences, max_pages}, [&] {
     for (const SequenceStep& s : batch.sequences) {
@@ -209,7 +225,8 @@ Result<void> DecoderWorkspace::forward(const DecoderWeights& weights, KvCache& c
 
   const std::int64_t n = packed.tokens, d_model = config_.hidden_size, head_dim = config_.head_dim;
   const std::int64_t attended_cols = config_.num_attention_heads * head_dim;
-  const AttentionShape attention{config_.num_attention_heads, config_.num_key_value_heads, config_.head_dim,
+  const AttentionShape attention{config_.num_attention_heads, config_.num_key_value_heads,
+                                 config_.head_dim,
                                  1.0f / std::sqrt(static_cast<float>(config_.head_dim))};
   const auto epsilon = static_cast<float>(config_.rms_norm_eps);
   const TensorView x = view(x_, n, d_model), normed = view(normed_, n, d_model);
@@ -233,7 +250,8 @@ Result<void> DecoderWorkspace::forward(const DecoderWeights& weights, KvCache& c
     queue.matmul(ffn, *layer.down, x, {.bias = bias_view(layer.down_bias), .accumulate = true});
   }
   if (picks > 0) {  // only the rows that someone will read go through the final norm and the head
-    const TensorView picked = view(picked_, picks, d_model), out = view(logits_, picks, config_.vocab_size);
+    const TensorView picked = view(picked_, picks, d_model),
+                     out = view(logits_, picks, config_.vocab_size);
     queue.gather_rows(x, rows, picked);
     queue.rms_norm(picked, vector_view(weights.final_norm_), epsilon, picked);
     queue.matmul(picked, weights.head_ ? *weights.head_ : *weights.embedding_, out, {});

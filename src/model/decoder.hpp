@@ -1,8 +1,9 @@
-// The forward pass of a Llama decoder as calls to a Queue. Private: LanguageModel is the public face.
+// The forward pass of a Llama decoder as calls to a Queue. Private: LanguageModel is the public
+// face.
 //
 //   x = embed(ids)
-//   per layer:  x += W_o attention(rope(W_qkv norm(x)));  x += W_down (silu(W_gate norm(x)) * W_up norm(x))
-//   logits = W_head norm(x)      for the rows that were asked for
+//   per layer:  x += W_o attention(rope(W_qkv norm(x)));  x += W_down (silu(W_gate norm(x)) * W_up
+//   norm(x)) logits = W_head norm(x)      for the rows that were asked for
 #pragma once
 
 #include <cstdint>
@@ -33,7 +34,7 @@ class DecoderWeights {
  private:
   friend class DecoderWorkspace;
   struct Layer {
-    DeviceBuffer attention_norm, mlp_norm;                 // [d_model]
+    DeviceBuffer attention_norm, mlp_norm;                     // [d_model]
     DeviceBuffer qkv_bias, out_bias, gate_up_bias, down_bias;  // empty when the model has none
     std::unique_ptr<PackedMatrix> qkv;      // [(heads + 2 kv_heads) * head_dim, d_model]
     std::unique_ptr<PackedMatrix> out;      // [d_model, heads * head_dim]
@@ -58,7 +59,8 @@ class DecoderWorkspace {
   std::int32_t max_tokens() const noexcept { return max_tokens_; }
   std::int32_t max_sequences() const noexcept { return max_sequences_; }
 
-  /// Runs `batch` and waits for it. Logits of the wanted rows, [logit_rows, vocab], land in `logits`.
+  /// Runs `batch` and waits for it. Logits of the wanted rows, [logit_rows, vocab], land in
+  /// `logits`.
   Result<void> forward(const DecoderWeights& weights, KvCache& cache, Queue& queue,
                        const ForwardBatch& batch, std::span<float> logits);
 

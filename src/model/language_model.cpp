@@ -18,8 +18,9 @@ constexpr std::int32_t kPageTokens = 16;
 constexpr std::int32_t kScoreTokens = 256;  // positions per pass when every logit is wanted
 
 Error out_of_step(std::string_view what, std::int64_t wanted, std::int64_t got) {
-  return Error(ErrorCode::invalid_argument, {"step: ", what, ": wanted at most ", std::to_string(wanted),
-                                             ", got ", std::to_string(got)});
+  return Error(
+      ErrorCode::invalid_argument,
+      {"step: ", what, ": wanted at most ", std::to_string(wanted), ", got ", std::to_string(got)});
 }
 
 }  // namespace
@@ -41,7 +42,8 @@ struct LanguageModel::State {
     return ceil_div(config.max_position_embeddings, kPageTokens);
   }
   KvCacheShape cache_shape(std::int32_t pages) const {
-    return {config.num_hidden_layers, config.num_key_value_heads, config.head_dim, kPageTokens, pages};
+    return {config.num_hidden_layers, config.num_key_value_heads, config.head_dim, kPageTokens,
+            pages};
   }
 };
 
@@ -54,7 +56,9 @@ Result<LanguageModel> LanguageModel::load(const std::filesystem::path& directory
                                           const ModelOptions& options) {
   auto state = std::make_unique<State>();
   CIUIC_ASSIGN_OR_RETURN(state->config, ModelConfig::load(directory, options.limits));
-  CIUIC_ASSIGN_OR_RETURN(state->generation, GenerationConfig::load(directory, state->config.vocab_size, options.limits));
+  CIUIC_ASSIGN_OR_RETURN(
+      state->generation,
+      GenerationConfig::load(directory, state->config.vocab_size, options.limits));
   CIUIC_ASSIGN_OR_RETURN(const WeightFiles files, WeightFiles::open(directory, options.limits));
   CIUIC_TRY(check_llama_weights(state->config, files));
   const std::filesystem::path tokenizer_file = directory / "tokenizer.json";
@@ -76,30 +80,35 @@ Result<LanguageModel> LanguageModel::load(const std::filesystem::path& directory
   }
   CIUIC_ASSIGN_OR_RETURN(state->queue, state->backend->make_queue({.threads = options.threads}));
   if (state->backend->kv_page_bytes(state->cache_shape(1)) == 0) {
-    return Error(ErrorCode::unsupported, {"config.json: head_dim: the ", state->backend->name(),
-                                          " backend has no attention for ",
-                                          std::to_string(state->config.head_dim)});
+    return Error(ErrorCode::unsupported,
+                 {"config.json: head_dim: the ", state->backend->name(),
+                  " backend has no attention for ", std::to_string(state->config.head_dim)});
   }
-  CIUIC_ASSIGN_OR_RETURN(state->weights,
-                         DecoderWeights::load(state->config, files, *state->backend, options.weights));
+  CIUIC_ASSIGN_OR_RETURN(
+      state->weights, DecoderWeights::load(state->config, files, *state->backend, options.weights));
   return LanguageModel(std::move(state));
 }
 
 const ModelConfig& LanguageModel::config() const noexcept { return state_->config; }
-const GenerationConfig& LanguageModel::generation_config() const noexcept { return state_->generation; }
+const GenerationConfig& LanguageModel::generation_config() const noexcept {
+  return state_->generation;
+}
 const Tokenizer* LanguageModel::tokenizer() const noexcept {
   return state_->tokenizer ? &*state_->tokenizer : nullptr;
 }
 const Backend& LanguageModel::backend() const noexcept { return *state_->backend; }
 ModelMemory LanguageModel::memory() const noexcept {
-  return {state_->weights.bytes(), state_->kv_bytes, state_->workspace ? state_->workspace->bytes() : 0};
+  return {state_->weights.bytes(), state_->kv_bytes,
+          state_->workspace ? state_->workspace->bytes() : 0};
 }
 
-Result<std::vector<TokenId>> LanguageModel::encode(std::string_view text, bool parse_special) const {
+Result<std::vector<TokenId>> LanguageModel::encode(std::string_view text,
+                                                   bool parse_special) const {
   if (!state_->tokenizer) {
     return Error(ErrorCode::unsupported, "encode: the model directory has no tokenizer.json");
   }
-  return state_->tokenizer->encode(text, {.add_special_tokens = true, .parse_special = parse_special});
+  return state_->tokenizer->encode(text,
+                                   {.add_special_tokens = true, .parse_special = parse_special});
 }
 StreamDecoder LanguageModel::text_stream() const { return StreamDecoder(tokenizer()); }
 std::span<const TokenId> LanguageModel::end_tokens() const noexcept { return state_->end_tokens; }
@@ -114,22 +123,25 @@ StepModelLimits LanguageModel::limits() const noexcept {
 Result<void> LanguageModel::reserve(std::int32_t pages, std::int32_t max_step_tokens,
                                     std::int32_t max_sequences) {
   if (pages < 1 || max_step_tokens < 1 || max_sequences < 1) {
-    return Error(ErrorCode::invalid_argument, "reserve: pages, tokens and sequences: wanted at least 1 each");
+    return Error(ErrorCode::invalid_argument,
+                 "reserve: pages, tokens and sequences: wanted at least 1 each");
   }
   State& s = *state_;
   s.workspace.reset();
   s.cache.reset();
   s.kv_bytes = 0;
   CIUIC_ASSIGN_OR_RETURN(s.cache, s.backend->make_kv_cache(s.cache_shape(pages)));
-  CIUIC_ASSIGN_OR_RETURN(s.workspace,
-                         DecoderWorkspace::create(s.config, *s.backend, max_step_tokens, max_sequences,
-                                                  std::min(pages, s.pages_per_sequence())));
+  CIUIC_ASSIGN_OR_RETURN(
+      s.workspace, DecoderWorkspace::create(s.config, *s.backend, max_step_tokens, max_sequences,
+                                            std::min(pages, s.pages_per_sequence())));
   s.kv_bytes = static_cast<std::size_t>(pages) * limits().page_bytes;
-  s.logits.resize(static_cast<std::size_t>(max_sequences) * static_cast<std::size_t>(s.config.vocab_size));
+  s.logits.resize(static_cast<std::size_t>(max_sequences) *
+                  static_cast<std::size_t>(s.config.vocab_size));
   return {};
 }
 
-Result<void> LanguageModel::step(std::span<const SequenceStep> sequences, std::span<StepResult> results) {
+Result<void> LanguageModel::step(std::span<const SequenceStep> sequences,
+                                 std::span<StepResult> results) {
   State& s = *state_;
   if (!s.workspace) return Error(ErrorCode::invalid_argument, "step: reserve must come first");
   if (sequences.empty()) return {};
@@ -144,22 +156,28 @@ Result<void> LanguageModel::step(std::span<const SequenceStep> sequences, std::s
   for (const SequenceStep& sequence : sequences) {
     const std::int64_t end = sequence.first_position + std::ssize(sequence.tokens);
     if (sequence.tokens.empty() || sequence.first_position < 0) {
-      return Error(ErrorCode::invalid_argument, "step: a sequence without tokens or at a negative position");
+      return Error(ErrorCode::invalid_argument,
+                   "step: a sequence without tokens or at a negative position");
     }
     if (end > s.config.max_position_embeddings) {
       return out_of_step("context", s.config.max_position_embeddings, end);
     }
-    if (std::ssize(sequence.pages) * kPageTokens < end || std::ssize(sequence.pages) > s.pages_per_sequence()) {
-      return Error(ErrorCode::invalid_argument, {"step: pages: wanted ", std::to_string(ceil_div<std::int64_t>(end, kPageTokens)),
-                                                 " to cover the context, got ", std::to_string(sequence.pages.size())});
+    if (std::ssize(sequence.pages) * kPageTokens < end ||
+        std::ssize(sequence.pages) > s.pages_per_sequence()) {
+      return Error(
+          ErrorCode::invalid_argument,
+          {"step: pages: wanted ", std::to_string(ceil_div<std::int64_t>(end, kPageTokens)),
+           " to cover the context, got ", std::to_string(sequence.pages.size())});
     }
     for (std::int32_t page : sequence.pages) {
-      if (page < 0 || page >= s.cache->shape().pages) return out_of_step("page", s.cache->shape().pages - 1, page);
+      if (page < 0 || page >= s.cache->shape().pages)
+        return out_of_step("page", s.cache->shape().pages - 1, page);
     }
     tokens += std::ssize(sequence.tokens);
     if (sequence.sample) logit_rows.push_back(static_cast<std::int32_t>(tokens - 1));
   }
-  if (tokens > s.workspace->max_tokens()) return out_of_step("tokens", s.workspace->max_tokens(), tokens);
+  if (tokens > s.workspace->max_tokens())
+    return out_of_step("tokens", s.workspace->max_tokens(), tokens);
 
   const auto vocab = static_cast<std::size_t>(s.config.vocab_size);
   const std::span<float> logits = std::span(s.logits).first(logit_rows.size() * vocab);
@@ -187,25 +205,33 @@ Result<void> LanguageModel::step(std::span<const SequenceStep> sequences, std::s
 Result<void> LanguageModel::logits(std::span<const TokenId> tokens, std::span<float> out) {
   State& s = *state_;
   const auto vocab = static_cast<std::size_t>(s.config.vocab_size);
-  if (tokens.empty()) return Error(ErrorCode::invalid_argument, "logits: tokens: wanted at least one");
+  if (tokens.empty())
+    return Error(ErrorCode::invalid_argument, "logits: tokens: wanted at least one");
   if (std::ssize(tokens) > s.config.max_position_embeddings) {
     return out_of_step("context", s.config.max_position_embeddings, std::ssize(tokens));
   }
   if (out.size() != tokens.size() * vocab) {
-    return Error(ErrorCode::invalid_argument, {"logits: out: wanted ", std::to_string(tokens.size() * vocab),
-                                               " values, got ", std::to_string(out.size())});
+    return Error(ErrorCode::invalid_argument,
+                 {"logits: out: wanted ", std::to_string(tokens.size() * vocab), " values, got ",
+                  std::to_string(out.size())});
   }
-  const auto pages = static_cast<std::int32_t>(ceil_div<std::int64_t>(std::ssize(tokens), kPageTokens));
-  CIUIC_ASSIGN_OR_RETURN(const std::unique_ptr<KvCache> cache, s.backend->make_kv_cache(s.cache_shape(pages)));
-  const auto chunk = static_cast<std::int32_t>(std::min<std::ptrdiff_t>(std::ssize(tokens), kScoreTokens));
+  const auto pages =
+      static_cast<std::int32_t>(ceil_div<std::int64_t>(std::ssize(tokens), kPageTokens));
+  CIUIC_ASSIGN_OR_RETURN(const std::unique_ptr<KvCache> cache,
+                         s.backend->make_kv_cache(s.cache_shape(pages)));
+  const auto chunk =
+      static_cast<std::int32_t>(std::min<std::ptrdiff_t>(std::ssize(tokens), kScoreTokens));
   CIUIC_ASSIGN_OR_RETURN(DecoderWorkspace work,
                          DecoderWorkspace::create(s.config, *s.backend, chunk, chunk, pages));
-  std::vector<std::int32_t> table(static_cast<std::size_t>(pages)), rows(static_cast<std::size_t>(chunk));
+  std::vector<std::int32_t> table(static_cast<std::size_t>(pages)),
+      rows(static_cast<std::size_t>(chunk));
   std::iota(table.begin(), table.end(), 0);
   std::iota(rows.begin(), rows.end(), 0);
   for (std::size_t at = 0; at < tokens.size();) {
     const std::size_t n = std::min(tokens.size() - at, rows.size());
-    const SequenceStep step{.tokens = tokens.subspan(at, n), .first_position = static_cast<std::int32_t>(at), .pages = table};
+    const SequenceStep step{.tokens = tokens.subspan(at, n),
+                            .first_position = static_cast<std::int32_t>(at),
+                            .pages = table};
     CIUIC_TRY(work.forward(s.weights, *cache, *s.queue, {{&step, 1}, std::span(rows).first(n)},
                            out.subspan(at * vocab, n * vocab)));
     at += n;

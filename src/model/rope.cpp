@@ -29,9 +29,14 @@ std::vector<float> rope_frequencies(const ModelConfig& config) {
     const float exponent = static_cast<float>(i) / head_dim;
     float frequency = 1.0f / std::pow(static_cast<float>(config.rope_theta), exponent);
     switch (config.rope_scaling.kind) {
-      case RopeScaling::Kind::none: break;
-      case RopeScaling::Kind::linear: frequency /= static_cast<float>(config.rope_scaling.factor); break;
-      case RopeScaling::Kind::llama3: frequency = llama3_scaled(frequency, config.rope_scaling); break;
+      case RopeScaling::Kind::none:
+        break;
+      case RopeScaling::Kind::linear:
+        frequency /= static_cast<float>(config.rope_scaling.factor);
+        break;
+      case RopeScaling::Kind::llama3:
+        frequency = llama3_scaled(frequency, config.rope_scaling);
+        break;
     }
     frequencies.push_back(frequency);
   }

@@ -16,7 +16,8 @@ constexpr auto likelier = [](const Candidate& a, const Candidate& b) {
   return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
 };
 
-/// A uniform draw in [0, 1) that depends on seed and position only (SplitMix64, Steele et al. 2014).
+/// A uniform draw in [0, 1) that depends on seed and position only (SplitMix64, Steele et al.
+/// 2014).
 double uniform(std::uint64_t seed, std::int64_t position) noexcept {
   auto mix = [](std::uint64_t z) {
     z += 0x9E3779B97F4A7C15u;

@@ -16,7 +16,8 @@ namespace {
 
 std::vector<float> floats(const JsonValue& array) {
   std::vector<float> values;
-  for (const JsonValue& item : array.items()) values.push_back(static_cast<float>(item.as_number()));
+  for (const JsonValue& item : array.items())
+    values.push_back(static_cast<float>(item.as_number()));
   return values;
 }
 
@@ -33,12 +34,14 @@ TEST_CASE("Draws follow the distribution of transformers' logits processors") {
     const std::vector<float> logits = floats(*item.find("logits"));
     const std::vector<float> expected = floats(*item.find("probabilities"));
     std::vector<TokenId> history;
-    for (const JsonValue& token : item.find("history")->items()) history.push_back(static_cast<TokenId>(token.as_integer()));
-    SamplingOptions options{.temperature = static_cast<float>(item.find("temperature")->as_number()),
-                            .top_k = static_cast<std::int32_t>(item.find("top_k")->as_integer()),
-                            .top_p = static_cast<float>(item.find("top_p")->as_number()),
-                            .repetition_penalty = static_cast<float>(item.find("repetition_penalty")->as_number()),
-                            .seed = number};
+    for (const JsonValue& token : item.find("history")->items())
+      history.push_back(static_cast<TokenId>(token.as_integer()));
+    SamplingOptions options{
+        .temperature = static_cast<float>(item.find("temperature")->as_number()),
+        .top_k = static_cast<std::int32_t>(item.find("top_k")->as_integer()),
+        .top_p = static_cast<float>(item.find("top_p")->as_number()),
+        .repetition_penalty = static_cast<float>(item.find("repetition_penalty")->as_number()),
+        .seed = number};
     constexpr int kDraws = 20'000;
     std::vector<int> counts(logits.size());
     for (int position = 0; position < kDraws; ++position) {
@@ -75,7 +78,8 @@ TEST_CASE("The same seed and position give the same draw, others another") {
   };
   CHECK(draw(7, 3) == draw(7, 3));
   int same = 0;
-  for (std::int64_t p = 0; p < 200; ++p) same += draw(7, p) == draw(8, p) || draw(7, p) == draw(7, p + 1);
+  for (std::int64_t p = 0; p < 200; ++p)
+    same += draw(7, p) == draw(8, p) || draw(7, p) == draw(7, p + 1);
   CHECK(same < 8);
 }
 

@@ -9,19 +9,24 @@
 namespace ciuic::tool {
 
 void ModelFlags::add_to(CLI::App& app) {
-  app.add_option("--model", directory, "Hugging Face model directory")->required()->type_name("DIR");
+  app.add_option("--model", directory, "Hugging Face model directory")
+      ->required()
+      ->type_name("DIR");
   app.add_option("--weights", weights, "Hold weights as f32 (bf16, i8 and i4 are to come)")
       ->check(CLI::IsMember({"f32", "bf16", "i8", "i4"}));
-  app.add_option("--threads", threads, "CPU threads of a step; 0 = all")->check(CLI::Range(0, 1024));
+  app.add_option("--threads", threads, "CPU threads of a step; 0 = all")
+      ->check(CLI::Range(0, 1024));
   app.add_option("--device", device, "cpu (cuda:N is to come)");
   app.add_flag("--json", json, "Print one JSON object on stdout");
 }
 
 LanguageModel ModelFlags::load() const {
-  if (device != "cpu") throw Failure(kWrongUsage, "--device: wanted cpu, the only one of this build, got " + device);
+  if (device != "cpu")
+    throw Failure(kWrongUsage, "--device: wanted cpu, the only one of this build, got " + device);
   const auto dtype = dtype_from_string(weights);
   if (dtype != DType::f32) {
-    throw Failure(kWrongUsage, "--weights: wanted f32, the only one of this version, got " + weights);
+    throw Failure(kWrongUsage,
+                  "--weights: wanted f32, the only one of this version, got " + weights);
   }
   Result<LanguageModel> model = load_model(directory, {.weights = *dtype, .threads = threads});
   if (!model) throw Failure(kBadInput, model.error());
@@ -29,7 +34,8 @@ LanguageModel ModelFlags::load() const {
 }
 
 Tokenizer ModelFlags::load_tokenizer() const {
-  Result<Tokenizer> tokenizer = Tokenizer::load(std::filesystem::path(directory) / "tokenizer.json");
+  Result<Tokenizer> tokenizer =
+      Tokenizer::load(std::filesystem::path(directory) / "tokenizer.json");
   if (!tokenizer) throw Failure(kBadInput, tokenizer.error());
   return *std::move(tokenizer);
 }

@@ -17,7 +17,8 @@ enum ExitStatus : int { kDone = 0, kRequestFailed = 1, kWrongUsage = 2, kBadInpu
 
 /// Ends the command with one line on stderr.
 struct Failure : std::runtime_error {
-  Failure(ExitStatus exit_status, const std::string& line) : std::runtime_error(line), status(exit_status) {}
+  Failure(ExitStatus exit_status, const std::string& line)
+      : std::runtime_error(line), status(exit_status) {}
   Failure(ExitStatus exit_status, const Error& error)
       : Failure(exit_status, std::string(error.message())) {}
   ExitStatus status;

@@ -31,7 +31,8 @@ struct Prompt {
 
 /// A JSON number as T, or a Failure naming the line and the option.
 template <class T>
-void read_option(const Json& line, const std::string& name, const std::string& where, std::optional<T>& to) {
+void read_option(const Json& line, const std::string& name, const std::string& where,
+                 std::optional<T>& to) {
   std::string underscored = name;
   for (char& c : underscored) {
     if (c == '-') c = '_';
@@ -56,11 +57,12 @@ GenerateOptions resolve(const Flags& flags, const GenerationConfig& recommended)
   SamplingOptions& sampling = options.sampling;
   const bool sample = !flags.greedy && (flags.temperature || recommended.do_sample.value_or(false));
   sampling.temperature =
-      sample ? flags.temperature.value_or(static_cast<float>(recommended.temperature.value_or(1.0))) : 0.0f;
+      sample ? flags.temperature.value_or(static_cast<float>(recommended.temperature.value_or(1.0)))
+             : 0.0f;
   sampling.top_k = flags.top_k.value_or(recommended.top_k.value_or(0));
   sampling.top_p = flags.top_p.value_or(static_cast<float>(recommended.top_p.value_or(1.0)));
-  sampling.repetition_penalty =
-      flags.repetition_penalty.value_or(static_cast<float>(recommended.repetition_penalty.value_or(1.0)));
+  sampling.repetition_penalty = flags.repetition_penalty.value_or(
+      static_cast<float>(recommended.repetition_penalty.value_or(1.0)));
   sampling.seed = flags.seed.value_or(0);
   options.max_new_tokens = flags.max_new_tokens.value_or(recommended.max_new_tokens.value_or(128));
   return options;
@@ -88,12 +90,14 @@ std::vector<Prompt> read_prompts(const Flags& flags, const GenerationConfig& rec
     read_option(line, "seed", where, own.seed);
     if (line.contains("temperature") && own.temperature > 0.0f) own.greedy = false;
     if (line.contains("greedy")) {
-      if (!line["greedy"].is_boolean()) throw Failure(kBadInput, where + "greedy: wanted true or false");
+      if (!line["greedy"].is_boolean())
+        throw Failure(kBadInput, where + "greedy: wanted true or false");
       own.greedy = line["greedy"].get<bool>();
     }
     prompts.push_back({line["prompt"].get<std::string>(), resolve(own, recommended), {}});
   }
-  if (prompts.empty()) throw Failure(kBadInput, flags.prompts_file + ": wanted at least one prompt, got none");
+  if (prompts.empty())
+    throw Failure(kBadInput, flags.prompts_file + ": wanted at least one prompt, got none");
   return prompts;
 }
 
@@ -102,7 +106,8 @@ void render_chat(const Flags& flags, const LanguageModel& model, std::vector<Pro
   const Result<ChatTemplate> chat = ChatTemplate::load(flags.model.directory);
   if (!chat) throw Failure(kBadInput, chat.error());
   const Tokenizer* tokenizer = model.tokenizer();
-  if (tokenizer == nullptr) throw Failure(kBadInput, flags.model.directory + ": wanted tokenizer.json for --chat");
+  if (tokenizer == nullptr)
+    throw Failure(kBadInput, flags.model.directory + ": wanted tokenizer.json for --chat");
   for (Prompt& prompt : prompts) {
     // The template's own special tokens must be parsed, so the user's text may not hold any.
     if (const auto literal = tokenizer->find_special_literal(prompt.text);
@@ -134,7 +139,8 @@ void run(const Flags& flags) {
                                  : engine.generate(prompt.text, prompt.options));
   }
 
-  // One prompt on a plain terminal is read as it is made; everything else in the order of the input.
+  // One prompt on a plain terminal is read as it is made; everything else in the order of the
+  // input.
   const bool streaming = prompts.size() == 1 && !flags.model.json;
   Progress progress("generate", streaming ? 0 : prompts.size());
   Json results = Json::array();
@@ -158,8 +164,10 @@ void run(const Flags& flags) {
       new_tokens += answer->tokens.size();
     } else {
       failed = true;
-      row["error"] = {{"code", to_string(answer.error().code())}, {"message", answer.error().message()}};
-      std::fprintf(stderr, "ciuic: prompt %zu: %s\n", i + 1, std::string(answer.error().message()).c_str());
+      row["error"] = {{"code", to_string(answer.error().code())},
+                      {"message", answer.error().message()}};
+      std::fprintf(stderr, "ciuic: prompt %zu: %s\n", i + 1,
+                   std::string(answer.error().message()).c_str());
     }
     if (flags.model.json) {
       results.push_back(std::move(row));
@@ -194,21 +202,27 @@ void add_generate(CLI::App& app) {
   flags->model.add_to(*command);
   auto* input = command->add_option_group("input", "what to continue");
   input->add_option("--prompt", flags->prompt, "One prompt");
-  input->add_option("--prompts", flags->prompts_file,
-                    "One {\"prompt\": …} per line, options of the same names as these flags allowed")
+  input
+      ->add_option("--prompts", flags->prompts_file,
+                   "One {\"prompt\": …} per line, options of the same names as these flags allowed")
       ->type_name("FILE.jsonl");
   input->require_option(1);
   command->add_option("--max-new-tokens", flags->max_new_tokens, "Cut the answer after N tokens");
   CLI::Option* greedy = command->add_flag("--greedy", flags->greedy, "Always the likeliest token");
-  command->add_option("--temperature", flags->temperature, "Sample, with logits divided by T")->excludes(greedy);
+  command->add_option("--temperature", flags->temperature, "Sample, with logits divided by T")
+      ->excludes(greedy);
   command->add_option("--top-k", flags->top_k, "Sample among the K likeliest");
-  command->add_option("--top-p", flags->top_p, "Sample among the likeliest that reach probability P");
-  command->add_option("--repetition-penalty", flags->repetition_penalty, "More than 1 discourages repeats");
+  command->add_option("--top-p", flags->top_p,
+                      "Sample among the likeliest that reach probability P");
+  command->add_option("--repetition-penalty", flags->repetition_penalty,
+                      "More than 1 discourages repeats");
   command->add_option("--seed", flags->seed, "Same seed, same answer");
-  command->add_option("--stop", flags->request.stop, "End the answer before this text (repeatable)");
+  command->add_option("--stop", flags->request.stop,
+                      "End the answer before this text (repeatable)");
   command->add_option("--max-batch-tokens", flags->max_batch_tokens, "Tokens of one step")
       ->check(CLI::Range(1, 1 << 20));
-  command->add_flag("--chat", flags->chat, "The prompt is a user's message: apply the model's chat template");
+  command->add_flag("--chat", flags->chat,
+                    "The prompt is a user's message: apply the model's chat template");
   command->add_flag("--parse-special", flags->request.parse_special,
                     "Literals of special tokens in the prompt are those tokens");
   command->callback([flags] { run(*flags); });

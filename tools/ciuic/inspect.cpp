@@ -10,7 +10,8 @@ namespace {
 
 std::string shape_text(std::span<const std::int64_t> shape) {
   std::string text = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  for (std::size_t i = 0; i < shape.size(); ++i)
+    text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
   return text + "]";
 }
 
@@ -32,41 +33,48 @@ void run(const ModelFlags& flags) {
   if (!config) throw Failure(kBadInput, config.error());
   const Result<WeightFiles> files = WeightFiles::open(flags.directory);
   if (!files) throw Failure(kBadInput, files.error());
-  const std::uint64_t kv_bytes_per_token = std::uint64_t{2} * static_cast<std::uint64_t>(config->num_hidden_layers) *
-                                           static_cast<std::uint64_t>(config->num_key_value_heads) *
-                                           static_cast<std::uint64_t>(config->head_dim) * sizeof(float);
+  const std::uint64_t kv_bytes_per_token =
+      std::uint64_t{2} * static_cast<std::uint64_t>(config->num_hidden_layers) *
+      static_cast<std::uint64_t>(config->num_key_value_heads) *
+      static_cast<std::uint64_t>(config->head_dim) * sizeof(float);
   std::uint64_t parameters = 0;
   Json tensors = Json::array();
   for (const TensorInfo* tensor : files->tensors()) {
     parameters += elements(*tensor);
-    tensors.push_back({{"name", tensor->name},
-                       {"dtype", to_string(tensor->dtype)},
-                       {"shape", std::vector<std::int64_t>(tensor->shape.begin(), tensor->shape.end())}});
+    tensors.push_back(
+        {{"name", tensor->name},
+         {"dtype", to_string(tensor->dtype)},
+         {"shape", std::vector<std::int64_t>(tensor->shape.begin(), tensor->shape.end())}});
   }
   if (flags.json) {
     Json memory;
     for (DType dtype : {DType::f32, DType::bf16, DType::i8, DType::i4}) {
       memory[std::string(to_string(dtype))] = weights_bytes(*files, dtype);
     }
-    return print_json({{"config",
-                        {{"model_type", "llama"},
-                         {"layers", config->num_hidden_layers},
-                         {"d_model", config->hidden_size},
-                         {"heads", config->num_attention_heads},
-                         {"kv_heads", config->num_key_value_heads},
-                         {"head_dim", config->head_dim},
-                         {"d_ff", config->intermediate_size},
-                         {"vocab_size", config->vocab_size},
-                         {"max_context_tokens", config->max_position_embeddings},
-                         {"tied_embeddings", config->tie_word_embeddings}}},
-                       {"parameters", parameters},
-                       {"memory", {{"weights_bytes", memory}, {"kv_bytes_per_token", kv_bytes_per_token}}},
-                       {"tensors", std::move(tensors)}});
+    return print_json(
+        {{"config",
+          {{"model_type", "llama"},
+           {"layers", config->num_hidden_layers},
+           {"d_model", config->hidden_size},
+           {"heads", config->num_attention_heads},
+           {"kv_heads", config->num_key_value_heads},
+           {"head_dim", config->head_dim},
+           {"d_ff", config->intermediate_size},
+           {"vocab_size", config->vocab_size},
+           {"max_context_tokens", config->max_position_embeddings},
+           {"tied_embeddings", config->tie_word_embeddings}}},
+         {"parameters", parameters},
+         {"memory", {{"weights_bytes", memory}, {"kv_bytes_per_token", kv_bytes_per_token}}},
+         {"tensors", std::move(tensors)}});
   }
-  std::printf("llama: %d layers, d_model %d, %d heads (%d for keys and values) of %d, d_ff %d, vocabulary %d, context %d\n",
-              config->num_hidden_layers, config->hidden_size, config->num_attention_heads, config->num_key_value_heads,
-              config->head_dim, config->intermediate_size, config->vocab_size, config->max_position_embeddings);
-  std::printf("%.3f M parameters; keys and values take %.1f KiB a token\n\n", static_cast<double>(parameters) * 1e-6,
+  std::printf(
+      "llama: %d layers, d_model %d, %d heads (%d for keys and values) of %d, d_ff %d, vocabulary "
+      "%d, context %d\n",
+      config->num_hidden_layers, config->hidden_size, config->num_attention_heads,
+      config->num_key_value_heads, config->head_dim, config->intermediate_size, config->vocab_size,
+      config->max_position_embeddings);
+  std::printf("%.3f M parameters; keys and values take %.1f KiB a token\n\n",
+              static_cast<double>(parameters) * 1e-6,
               static_cast<double>(kv_bytes_per_token) / 1024.0);
   std::printf("weights held as   f32 %8.1f MiB   bf16 %8.1f MiB   i8 %8.1f MiB   i4 %8.1f MiB\n\n",
               static_cast<double>(weights_bytes(*files, DType::f32)) / 1048576.0,
@@ -74,8 +82,8 @@ void run(const ModelFlags& flags) {
               static_cast<double>(weights_bytes(*files, DType::i8)) / 1048576.0,
               static_cast<double>(weights_bytes(*files, DType::i4)) / 1048576.0);
   for (const TensorInfo* tensor : files->tensors()) {
-    std::printf("%-8s %-20s %s\n", std::string(to_string(tensor->dtype)).c_str(), shape_text(tensor->shape).c_str(),
-                std::string(tensor->name).c_str());
+    std::printf("%-8s %-20s %s\n", std::string(to_string(tensor->dtype)).c_str(),
+                shape_text(tensor->shape).c_str(), std::string(tensor->name).c_str());
   }
 }
 
@@ -84,7 +92,9 @@ void run(const ModelFlags& flags) {
 void add_inspect(CLI::App& app) {
   auto flags = std::make_shared<ModelFlags>();
   CLI::App* command = app.add_subcommand("inspect", "Show configuration, tensors and memory needs");
-  command->add_option("--model", flags->directory, "Hugging Face model directory")->required()->type_name("DIR");
+  command->add_option("--model", flags->directory, "Hugging Face model directory")
+      ->required()
+      ->type_name("DIR");
   command->add_flag("--json", flags->json, "Print one JSON object on stdout");
   command->callback([flags] { run(*flags); });
 }

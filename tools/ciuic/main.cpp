@@ -6,8 +6,9 @@
 
 int main(int argc, char** argv) {
   using namespace ciuic::tool;
-  CLI::App app("Text in, text out, many at once: run Hugging Face model directories of the Llama family.",
-               "ciuic");
+  CLI::App app(
+      "Text in, text out, many at once: run Hugging Face model directories of the Llama family.",
+      "ciuic");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::to_string(ciuic::kVersionMajor) + "." +
                                         std::to_string(ciuic::kVersionMinor) + "." +

@@ -33,8 +33,9 @@ class Progress {
     if (total_ == 0) return;
     constexpr std::size_t kWidth = 32;
     const std::size_t filled = done_ * kWidth / total_;
-    std::fprintf(stderr, "\r\033[K%s [%s%s] %zu/%zu", title_.c_str(), std::string(filled, '#').c_str(),
-                 std::string(kWidth - filled, ' ').c_str(), done_, total_);
+    std::fprintf(stderr, "\r\033[K%s [%s%s] %zu/%zu", title_.c_str(),
+                 std::string(filled, '#').c_str(), std::string(kWidth - filled, ' ').c_str(), done_,
+                 total_);
     std::fflush(stderr);
     drawn_ = true;
   }

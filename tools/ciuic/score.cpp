@@ -37,14 +37,16 @@ void run(const Flags& flags) {
   std::vector<double> logprobs;
   double total = 0.0;
   for (std::size_t i = 0; i + 1 < tokens->size(); ++i) {
-    logprobs.push_back(log_probability(std::span(logits).subspan(i * vocab, vocab), (*tokens)[i + 1]));
+    logprobs.push_back(
+        log_probability(std::span(logits).subspan(i * vocab, vocab), (*tokens)[i + 1]));
     total += logprobs.back();
   }
   const double perplexity =
       logprobs.empty() ? NAN : std::exp(-total / static_cast<double>(logprobs.size()));
   if (!flags.logits_file.empty()) {
     const Shape shape{static_cast<std::int64_t>(tokens->size()), static_cast<std::int64_t>(vocab)};
-    const NamedTensor tensor{"logits", {std::as_bytes(std::span(logits)).data(), DType::f32, shape}};
+    const NamedTensor tensor{"logits",
+                             {std::as_bytes(std::span(logits)).data(), DType::f32, shape}};
     const Result<void> written = write_safetensors(flags.logits_file, {&tensor, 1});
     if (!written) throw Failure(kRequestFailed, written.error());
   }
@@ -60,11 +62,16 @@ void run(const Flags& flags) {
 
 void add_score(CLI::App& app) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* command = app.add_subcommand("score", "Log-probability of each token of a text, and perplexity");
+  CLI::App* command =
+      app.add_subcommand("score", "Log-probability of each token of a text, and perplexity");
   flags->model.add_to(*command);
-  command->add_option("--text-file", flags->text_file, "Text to score")->required()->type_name("FILE");
-  command->add_option("--logits", flags->logits_file, "Write all logits there")->type_name("OUT.safetensors");
-  command->add_flag("--parse-special", flags->parse_special, "Literals of special tokens are those tokens");
+  command->add_option("--text-file", flags->text_file, "Text to score")
+      ->required()
+      ->type_name("FILE");
+  command->add_option("--logits", flags->logits_file, "Write all logits there")
+      ->type_name("OUT.safetensors");
+  command->add_flag("--parse-special", flags->parse_special,
+                    "Literals of special tokens are those tokens");
   command->callback([flags] { run(*flags); });
 }
 

@@ -59,13 +59,18 @@ void run(const Flags& flags, bool decoding) {
 void add_tokenize(CLI::App& app) {
   auto flags = std::make_shared<Flags>();
   CLI::App* command = app.add_subcommand("tokenize", "Turn text into token ids, or ids into text");
-  command->add_option("--model", flags->directory, "Directory with tokenizer.json")->required()->type_name("DIR");
+  command->add_option("--model", flags->directory, "Directory with tokenizer.json")
+      ->required()
+      ->type_name("DIR");
   auto* what = command->add_option_group("input", "what to convert");
   what->add_option("--text", flags->text, "Text to encode");
   what->add_option("--text-file", flags->text_file, "File to encode")->type_name("FILE");
-  const CLI::Option* decode = what->add_option("--decode", flags->decode, "Ids to decode, such as 12,7,30")->type_name("IDS");
+  const CLI::Option* decode =
+      what->add_option("--decode", flags->decode, "Ids to decode, such as 12,7,30")
+          ->type_name("IDS");
   what->require_option(1);
-  command->add_flag("--parse-special", flags->parse_special, "Literals of special tokens are those tokens");
+  command->add_flag("--parse-special", flags->parse_special,
+                    "Literals of special tokens are those tokens");
   command->add_flag("--json", flags->json, "Print one JSON object on stdout");
   command->callback([flags, decode] { run(*flags, decode->count() > 0); });
 }

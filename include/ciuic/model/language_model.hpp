@@ -19,11 +19,11 @@
 namespace ciuic::inline CIUIC_ABI {
 
 struct ModelOptions {
-  DType weights = DType::f32;              ///< what the weights are held as
-  std::shared_ptr<const Backend> backend;  ///< null: this machine's CPU
-  int threads = 0;                         ///< CPU threads of a step; 0 = all
-  LoadLimits limits;                       ///< what a directory may ask for before it is refused
-  HostContext host;
+  DType weights = DType::f32;                ///< what the weights are held as
+  std::shared_ptr<const Backend> backend{};  ///< null: this machine's CPU
+  int threads = 0;                           ///< CPU threads of a step; 0 = all
+  LoadLimits limits{};                       ///< what a directory may ask for before it is refused
+  HostContext host{};
 };
 
 /// Bytes a model takes and will take.
@@ -37,7 +37,8 @@ struct ModelMemory {
 /// (`config.json`, `*.safetensors`, `tokenizer.json`). Satisfies `TextModel`, so an
 /// `AsyncInferenceEngine` can drive it.
 ///
-/// Thread-safety: thread-compatible; `encode`, `text_stream` and the accessors may run beside a step.
+/// Thread-safety: thread-compatible; `encode`, `text_stream` and the accessors may run beside a
+/// step.
 class CIUIC_API LanguageModel {
  public:
   /// Validates the whole directory before any weight memory is taken. A directory without
@@ -56,18 +57,21 @@ class CIUIC_API LanguageModel {
   const Backend& backend() const noexcept;
   ModelMemory memory() const noexcept;
 
-  // --- text ---------------------------------------------------------------------------------------
+  // --- text
+  // ---------------------------------------------------------------------------------------
   /// The ids of a prompt, with beginning-of-text where the tokenizer adds it. Literals of special
   /// tokens in `text` are plain text unless `parse_special`.
   Result<std::vector<TokenId>> encode(std::string_view text, bool parse_special = false) const;
   StreamDecoder text_stream() const;
   std::span<const TokenId> end_tokens() const noexcept;
 
-  // --- steps --------------------------------------------------------------------------------------
+  // --- steps
+  // --------------------------------------------------------------------------------------
   StepModelLimits limits() const noexcept;
   /// Takes memory for `pages` key/value pages and for steps of up to `max_step_tokens` tokens over
   /// `max_sequences` sequences. Earlier contents are gone. Errors: `out_of_memory`.
-  Result<void> reserve(std::int32_t pages, std::int32_t max_step_tokens, std::int32_t max_sequences);
+  Result<void> reserve(std::int32_t pages, std::int32_t max_step_tokens,
+                       std::int32_t max_sequences);
   /// Errors: `invalid_argument` for steps outside what was reserved; what the device reports.
   Result<void> step(std::span<const SequenceStep> sequences, std::span<StepResult> results);
 

@@ -12,7 +12,7 @@ enum class CpuIsa : std::uint8_t { best, scalar, avx2, avx512 };
 
 struct CpuBackendOptions {
   CpuIsa isa = CpuIsa::best;  ///< `best`: the widest this processor runs; others are for tests
-  HostContext host;           ///< `memory` holds weights and KV pages
+  HostContext host{};         ///< `memory` holds weights and KV pages
 };
 
 /// Kernels for this machine's processor, chosen at run time. The backend must outlive everything
