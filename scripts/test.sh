@@ -105,6 +105,7 @@ case $tier in
     ;;
 esac
 
+[ ${#table[@]} -gt 0 ] || { echo "tier $tier has no stage$only" >&2 && exit 2; }
 printf '\nstage      result    time\n'
 printf '%s\n' "${table[@]}"
 printf '\nfigures\n'
