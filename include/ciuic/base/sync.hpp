@@ -129,6 +129,10 @@ class Thread {
   void join() noexcept {
     if (thread_.joinable()) thread_.join();
   }
+  /// Lets the thread end by itself. It must own what it uses.
+  void detach() noexcept {
+    if (thread_.joinable()) thread_.detach();
+  }
   bool joinable() const noexcept { return thread_.joinable(); }
   bool is_current() const noexcept { return thread_.get_id() == std::this_thread::get_id(); }
 

@@ -133,14 +133,18 @@ class BasicBatchCore {
     for (std::size_t i = nodes_.size(); i-- > 0;) push_free(static_cast<std::uint32_t>(i));
   }
 
+  /// What submit() would say, without submitting.
+  Refusal refusal(TimePoint now, const RequestTerms& terms) noexcept {
+    advance(now);
+    if (closing_ != Closing::no) return Refusal::shutting_down;
+    if (terms.cost > limits_.max_batch_cost) return Refusal::oversize;
+    if (terms.deadline <= now_) return Refusal::expired;
+    if (waiting_ >= limits_.queue_capacity) return Refusal::queue_full;
+    return free_ == kNoSlot ? Refusal::outstanding_full : Refusal::none;
+  }
   /// O(1); O(log n) with a deadline.
   Admission submit(TimePoint now, const RequestTerms& terms) noexcept {
-    advance(now);
-    if (closing_ != Closing::no) return {{}, Refusal::shutting_down};
-    if (terms.cost > limits_.max_batch_cost) return {{}, Refusal::oversize};
-    if (terms.deadline <= now_) return {{}, Refusal::expired};
-    if (waiting_ >= limits_.queue_capacity) return {{}, Refusal::queue_full};
-    if (free_ == kNoSlot) return {{}, Refusal::outstanding_full};
+    if (const Refusal why = refusal(now, terms); why != Refusal::none) return {{}, why};
     const std::uint32_t slot = free_;
     Node& node = nodes_[slot];
     free_ = node.next_free;

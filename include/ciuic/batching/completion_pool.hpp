@@ -153,23 +153,19 @@ class CompletionPool {
   }
 
   // The producer's side.
-  bool settle(std::uint32_t index, Result<T>&& result) noexcept {
-    const bool first = claim(index);
-    if (first) {
-      Slot& slot = slots_[index];
-      slot.result.emplace(std::move(result));
-      std::uint32_t flags = slot.flags.load(std::memory_order_relaxed);
-      while ((flags & (kParked | kContinuation)) == 0) {  // nobody to tell: publish and let go
-        if (slot.flags.compare_exchange_weak(flags, (flags | kReady) - kHolder,
-                                             std::memory_order_acq_rel)) {
-          if (flags < 2 * kHolder) recycle(index);
-          return true;
-        }
+  void deliver(std::uint32_t index, Result<T>&& result) noexcept {  // after claim()
+    Slot& slot = slots_[index];
+    slot.result.emplace(std::move(result));
+    std::uint32_t flags = slot.flags.load(std::memory_order_relaxed);
+    while ((flags & (kParked | kContinuation)) == 0) {  // nobody to tell: publish and let go
+      if (slot.flags.compare_exchange_weak(flags, (flags | kReady) - kHolder,
+                                           std::memory_order_acq_rel)) {
+        if (flags < 2 * kHolder) recycle(index);
+        return;
       }
-      publish(index);
     }
+    publish(index);
     let_go(index);
-    return first;
   }
 
   // The consumer's side.
@@ -243,7 +239,19 @@ class [[nodiscard]] Promise {
   /// Delivers the answer and lets go. False, and the answer is dropped, when the request was
   /// resolved before (cancelled, most likely) or this promise is empty.
   bool resolve(Result<T> result) noexcept {
-    return pool_ != nullptr && std::exchange(pool_, nullptr)->settle(slot_, std::move(result));
+    if (!claim()) return false;
+    deliver(std::move(result));
+    return true;
+  }
+  /// resolve() in two steps, for whoever keeps books in between: the first claims the right to
+  /// answer (false: lost, and let go), the second answers.
+  bool claim() noexcept {
+    if (pool_ == nullptr || pool_->claim(slot_)) return pool_ != nullptr;
+    let_go();
+    return false;
+  }
+  void deliver(Result<T> result) noexcept {
+    std::exchange(pool_, nullptr)->deliver(slot_, std::move(result));
   }
   bool reject(Error error) noexcept { return resolve(Result<T>(std::move(error))); }
   /// False once resolved through this promise or let go.

@@ -1,0 +1,61 @@
+// What a DynamicBatcher is told when it is made, and with each request.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stop_token>
+
+#include "ciuic/base/host_context.hpp"
+#include "ciuic/base/priority.hpp"
+#include "ciuic/batching/batch_limits.hpp"
+
+namespace ciuic::inline CIUIC_ABI {
+
+/// What submit() does when the queue or the number of outstanding requests is at its bound.
+enum class Overload : std::uint8_t {
+  reject,  ///< a future that is ready with `queue_full` and says when to try again
+  block,   ///< wait for room, until the request's deadline or stop token ends the wait
+};
+
+struct BatcherOptions {
+  std::size_t max_batch_size = 32;
+  /// A free worker takes a batch as soon as this many wait, and otherwise after the delay.
+  /// 0 = `max_batch_size`: wait for a full batch. 1 = never wait while a worker is free.
+  std::size_t min_batch_size = 0;
+  std::uint64_t max_batch_cost = kUnlimitedCost;  ///< bounds the sum of `SubmitOptions::cost`
+  Duration max_queue_delay{0};                    ///< from the arrival of the oldest request
+  std::size_t queue_capacity = 1024;              ///< requests that may wait
+  /// Requests accepted whose answer was not taken yet. 0 = twice the queue and one batch.
+  std::size_t max_outstanding = 0;
+  Overload overload = Overload::reject;
+  /// Batches that may run at once, each on a thread of its own (or a task of `host.executor`).
+  /// 0 = none: the host calls run_one().
+  unsigned workers = 1;
+  HostContext host{};
+
+  BatchLimits limits() const noexcept {
+    return {max_batch_size,  min_batch_size, max_batch_cost,
+            max_queue_delay, queue_capacity, max_outstanding};
+  }
+};
+
+/// Errors: `invalid_argument`, naming the field.
+inline Result<void> validate(const BatcherOptions& options) {
+  if (options.workers > 1024) {
+    return Error(ErrorCode::invalid_argument, "workers: wanted at most 1024");
+  }
+  if (options.host.clock == nullptr) {
+    return Error(ErrorCode::invalid_argument, "host.clock: wanted a clock, got null");
+  }
+  return validate(options.limits());
+}
+
+struct SubmitOptions {
+  Duration timeout = Duration::max();  ///< from now; the earlier of the two counts
+  TimePoint deadline = kNever;         ///< on the host's clock
+  std::uint64_t cost = 1;              ///< in the unit of `max_batch_cost`
+  Priority priority = Priority::normal;
+  std::stop_token stop_token{};  ///< cancels the request, also from another thread
+};
+
+}  // namespace ciuic::inline CIUIC_ABI
