@@ -160,84 +160,66 @@ Result<void> parse_json(std::string_view text, JsonEvents& events, const JsonLim
   return {};
 }
 
-/// Collects events into a tree.
-class JsonTreeBuilder final : public JsonEvents {
- public:
-  explicit JsonTreeBuilder(std::size_t max_nodes) : nodes_left_(max_nodes) {}
+Result<void> JsonTreeBuilder::null() { return scalar(JsonValue()); }
+Result<void> JsonTreeBuilder::boolean(bool value) {
+  return scalar(make(JsonValue::Kind::boolean, value));
+}
+Result<void> JsonTreeBuilder::integer(std::int64_t value) {
+  return scalar(make(JsonValue::Kind::integer, value));
+}
+Result<void> JsonTreeBuilder::unsigned_integer(std::uint64_t value) {
+  if (value <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
+    return integer(static_cast<std::int64_t>(value));
+  }
+  return number(static_cast<double>(value));
+}
+Result<void> JsonTreeBuilder::number(double value) {
+  JsonValue node = make(JsonValue::Kind::number, 0);
+  node.number_ = value;
+  return scalar(std::move(node));
+}
+Result<void> JsonTreeBuilder::string(std::string_view value) {
+  JsonValue node = make(JsonValue::Kind::string, 0);
+  node.string_ = value;
+  return scalar(std::move(node));
+}
+Result<void> JsonTreeBuilder::key(std::string_view name) {
+  key_ = name;
+  return {};
+}
 
-  Result<void> null() override { return scalar(JsonValue()); }
-  Result<void> boolean(bool value) override {
-    return scalar(make(JsonValue::Kind::boolean, value));
+JsonValue JsonTreeBuilder::make(JsonValue::Kind kind, std::int64_t integer) {
+  JsonValue node;
+  node.kind_ = kind;
+  node.integer_ = integer;
+  return node;
+}
+Result<JsonValue*> JsonTreeBuilder::place(JsonValue node) {
+  if (nodes_left_ == 0) return Error(ErrorCode::bad_model, "JSON: too many values");
+  --nodes_left_;
+  if (open_.empty()) {
+    root_ = std::move(node);
+    return &root_;
   }
-  Result<void> integer(std::int64_t value) override {
-    return scalar(make(JsonValue::Kind::integer, value));
-  }
-  Result<void> unsigned_integer(std::uint64_t value) override {
-    if (value <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
-      return integer(static_cast<std::int64_t>(value));
-    }
-    return number(static_cast<double>(value));
-  }
-  Result<void> number(double value) override {
-    JsonValue node = make(JsonValue::Kind::number, 0);
-    node.number_ = value;
-    return scalar(std::move(node));
-  }
-  Result<void> string(std::string_view value) override {
-    JsonValue node = make(JsonValue::Kind::string, 0);
-    node.string_ = value;
-    return scalar(std::move(node));
-  }
-  Result<void> key(std::string_view name) override {
-    key_ = name;
-    return {};
-  }
-  Result<void> begin_object() override { return open(JsonValue::Kind::object); }
-  Result<void> end_object() override { return close(); }
-  Result<void> begin_array() override { return open(JsonValue::Kind::array); }
-  Result<void> end_array() override { return close(); }
-
-  JsonValue take() { return std::move(root_); }
-
- private:
-  static JsonValue make(JsonValue::Kind kind, std::int64_t integer) {
-    JsonValue node;
-    node.kind_ = kind;
-    node.integer_ = integer;
-    return node;
-  }
-  Result<JsonValue*> place(JsonValue node) {
-    if (nodes_left_ == 0) return Error(ErrorCode::bad_model, "JSON: too many values");
-    --nodes_left_;
-    if (open_.empty()) {
-      root_ = std::move(node);
-      return &root_;
-    }
-    JsonValue& parent = *open_.back();
-    if (parent.is_array()) return &parent.items_.emplace_back(std::move(node));
-    return &parent.members_.emplace_back(std::move(key_), std::move(node)).second;
-  }
-  Result<void> scalar(JsonValue node) {
-    Result<JsonValue*> placed = place(std::move(node));
-    if (!placed) return placed.error();
-    return {};
-  }
-  Result<void> open(JsonValue::Kind kind) {
-    Result<JsonValue*> placed = place(make(kind, 0));
-    if (!placed) return placed.error();
-    open_.push_back(*placed);  // stays put: only the innermost open container grows
-    return {};
-  }
-  Result<void> close() {
-    open_.pop_back();
-    return {};
-  }
-
-  JsonValue root_;
-  std::vector<JsonValue*> open_;
-  std::string key_;
-  std::size_t nodes_left_;
-};
+  JsonValue& parent = *open_.back();
+  if (parent.is_array()) return &parent.items_.emplace_back(std::move(node));
+  return &parent.members_.emplace_back(std::move(key_), std::move(node)).second;
+}
+Result<void> JsonTreeBuilder::scalar(JsonValue node) {
+  Result<JsonValue*> placed = place(std::move(node));
+  if (!placed) return placed.error();
+  return {};
+}
+Result<void> JsonTreeBuilder::open(JsonValue::Kind kind) {
+  Result<JsonValue*> placed = place(make(kind, 0));
+  if (!placed) return placed.error();
+  open_.push_back(*placed);  // stays put: only the innermost open container grows
+  return {};
+}
+Result<void> JsonTreeBuilder::close() {
+  open_.pop_back();
+  return {};
+}
 
 Result<JsonValue> JsonValue::parse(std::string_view text, const JsonLimits& limits,
                                    std::size_t max_nodes) {

@@ -86,6 +86,40 @@ class JsonValue {
   std::vector<std::pair<std::string, JsonValue>> members_;
 };
 
+/// Collects events into a tree: for the small sections of a large document that is otherwise read
+/// event by event. One tree per builder.
+class JsonTreeBuilder final : public JsonEvents {
+ public:
+  explicit JsonTreeBuilder(std::size_t max_nodes) : nodes_left_(max_nodes) {}
+
+  Result<void> null() override;
+  Result<void> boolean(bool value) override;
+  Result<void> integer(std::int64_t value) override;
+  Result<void> unsigned_integer(std::uint64_t value) override;
+  Result<void> number(double value) override;
+  Result<void> string(std::string_view value) override;
+  Result<void> key(std::string_view name) override;
+  Result<void> begin_object() override { return open(JsonValue::Kind::object); }
+  Result<void> end_object() override { return close(); }
+  Result<void> begin_array() override { return open(JsonValue::Kind::array); }
+  Result<void> end_array() override { return close(); }
+
+  /// The whole tree, once its last event has come.
+  JsonValue take() { return std::move(root_); }
+
+ private:
+  static JsonValue make(JsonValue::Kind kind, std::int64_t integer);
+  Result<JsonValue*> place(JsonValue node);
+  Result<void> scalar(JsonValue node);
+  Result<void> open(JsonValue::Kind kind);
+  Result<void> close();
+
+  JsonValue root_;
+  std::vector<JsonValue*> open_;
+  std::string key_;
+  std::size_t nodes_left_;
+};
+
 /// The kind in words, for messages: "a string", "an array", …
 std::string_view describe(JsonValue::Kind kind) noexcept;
 
