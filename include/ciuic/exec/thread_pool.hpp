@@ -24,8 +24,8 @@ struct ThreadPoolOptions {
 /// post() never blocks: it returns false when the queue is full or the pool is stopping. A task
 /// that throws is logged and counted. The destructor stops: running tasks end, waiting ones are
 /// destroyed unrun. A pool that could not start a thread works with those that did start; without
-/// any it takes nothing. Thread-safety: thread-safe, but for destroying. Tasks are stored without
-/// allocating if they fit a Function.
+/// any it takes nothing. Thread-safety: thread-safe, but for destroying, which no task may do.
+/// Tasks are stored without allocating if they fit a Function.
 class ThreadPool final : public Executor {
  public:
   explicit ThreadPool(const ThreadPoolOptions& options = {})
@@ -43,7 +43,7 @@ class ThreadPool final : public Executor {
   }
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
-  ~ThreadPool() { stop(); }
+  ~ThreadPool() { static_cast<void>(stop()); }
 
   std::size_t threads() const noexcept { return threads_.size(); }
 
@@ -91,6 +91,7 @@ class ThreadPool final : public Executor {
       work_.notify_all();
       idle_.notify_all();
     }
+    Lock one_at_a_time(joining_);
     for (Thread& thread : threads_) thread.join();
     return {};
   }
@@ -154,6 +155,7 @@ class ThreadPool final : public Executor {
 
   const Clock* clock_;
   LogSink* log_;
+  Mutex joining_;  // two callers of stop() must not join one thread
   Mutex mutex_;
   CondVar work_, idle_;
   std::vector<Function<void()>> ready_ CIUIC_GUARDED_BY(mutex_);  // a ring of fixed size
