@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/keyed_hash.hpp"
+#include "base/try.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 namespace {
@@ -74,11 +75,7 @@ class Guard final : public Sax {
     if (!std::isfinite(value)) return fail("number out of range: ", quoted_excerpt(text));
     return pass(events_.number(value));
   }
-  bool string(std::string& value) override {
-    if (value.size() > limits_.max_string_bytes)
-      return fail("string too long: ", quoted_excerpt(value));
-    return pass(events_.string(value));
-  }
+  bool string(std::string& value) override { return pass(events_.string(value)); }
   bool binary(nlohmann::json::binary_t&) override { return fail("binary value", ""); }
   bool start_object(std::size_t) override {
     if (!enter()) return false;
@@ -87,7 +84,7 @@ class Guard final : public Sax {
     return pass(events_.begin_object());
   }
   bool key(std::string& name) override {
-    if (name.size() > limits_.max_string_bytes) return fail("key too long: ", quoted_excerpt(name));
+    if (depth_ == 1 && !limits_.check_root_keys) return pass(events_.key(name));
     KeySet& keys = keys_[objects_ - 1];
     if (keys.size() >= limits_.max_keys_per_object) return fail("too many keys", "");
     if (!keys.insert(name, hash1_, hash2_)) return fail("duplicate key: ", quoted_excerpt(name));
@@ -112,6 +109,7 @@ class Guard final : public Sax {
     std::string printable(what);
     for (char& c : printable) {
       if (static_cast<unsigned char>(c) < 0x20) c = ' ';
+      if (static_cast<unsigned char>(c) >= 0x7F) c = '?';  // may be half a character
     }
     error_ = Error(ErrorCode::bad_model,
                    {"malformed JSON at byte ", std::to_string(position), ": ", printable});
@@ -145,14 +143,55 @@ class Guard final : public Sax {
   std::optional<Error> error_;
 };
 
+// The longest number that anybody needs to write: every digit of the least double there is.
+constexpr std::size_t kMaxLiteralBytes = 2048;
+
+/// Bounds every token before the parser sees any, because it copies tokens several times, and
+/// refuses NUL, which it takes for the end of the text, so that it would not see what follows.
+Result<void> check_tokens(std::string_view text, const JsonLimits& limits) {
+  bool in_string = false;
+  std::size_t begin = 0;  // of the string, or of the run of characters that are no punctuation
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    switch (text[at]) {
+      case '\0':
+        return Error(ErrorCode::bad_model,
+                     {"malformed JSON at byte ", std::to_string(at), ": NUL character"});
+      case '"':
+        in_string = !in_string;
+        begin = at + 1;
+        break;
+      case '\\':
+        if (in_string && at + 1 < text.size() && text[at + 1] != '\0') ++at;
+        break;
+      case ' ':
+      case '\t':
+      case '\n':
+      case '\r':
+      case ',':
+      case ':':
+      case '[':
+      case ']':
+      case '{':
+      case '}':
+        if (!in_string) begin = at + 1;
+        break;
+      default:
+        break;
+    }
+    const std::size_t most = in_string ? limits.max_string_bytes : kMaxLiteralBytes;
+    if (at + 1 - begin > most) {
+      return Error(ErrorCode::bad_model,
+                   {"JSON: ", in_string ? "string" : "literal", " too long: at byte ",
+                    std::to_string(begin), ", wanted at most ", std::to_string(most), " bytes"});
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<void> parse_json(std::string_view text, JsonEvents& events, const JsonLimits& limits) {
-  // A NUL outside of strings would count as the end of the text, and hide what follows it.
-  if (const auto at = text.find('\0'); at != std::string_view::npos) {
-    return Error(ErrorCode::bad_model,
-                 {"malformed JSON at byte ", std::to_string(at), ": NUL character"});
-  }
+  CIUIC_TRY(check_tokens(text, limits));
   Guard guard(events, limits);
   const bool complete = nlohmann::json::sax_parse(text.begin(), text.end(), &guard);
   if (std::optional<Error> error = guard.take_error()) return *std::move(error);

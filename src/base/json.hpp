@@ -16,8 +16,11 @@ namespace ciuic::inline CIUIC_ABI {
 
 struct JsonLimits {
   std::size_t max_depth = 64;
-  std::size_t max_string_bytes = std::size_t{1} << 20;
+  std::size_t max_string_bytes = std::size_t{1} << 20;  ///< as written, with its escapes
   std::size_t max_keys_per_object = std::size_t{1} << 22;
+  /// Off: repeated keys of the outermost object do arrive, for a caller that finds them itself
+  /// while it files them. Saves that object's key set.
+  bool check_root_keys = true;
 };
 
 /// Receives a document's events in order. Returning an error stops the parse with it. Object keys

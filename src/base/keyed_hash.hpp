@@ -1,12 +1,14 @@
 // Hash tables over names that come from files, safe against files written to make them slow.
 #pragma once
 
+#include <array>
 #include <bit>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <optional>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "ciuic/base/version.hpp"
@@ -45,44 +47,68 @@ class KeyedHash {
   std::uint64_t key_;
 };
 
-/// Finds the number of a name among up to 2^32 - 1 whose text somebody else keeps; `name_of(i)`
-/// gives it back. Linear probing over 4-byte slots. Thread-safety: thread-compatible.
+/// Finds the number of a name among up to 2^31 whose text somebody else keeps; `name_of(i)`
+/// gives it back. Linear probing over 8-byte slots. Thread-safety: thread-compatible.
 class NameTable {
  public:
   NameTable() = default;
-  /// With room for `count` names, and no more.
-  explicit NameTable(std::size_t count)
-      : slots_(count == 0 ? 0 : std::bit_ceil(count + count / 3 + 1)) {}
 
-  /// Remembers `index` under `name`; the index already there, if any, stays and is returned.
+  /// Makes the table of names 0 … count - 1, or returns the first number whose name came before.
   template <class NameOf>
-  std::optional<std::uint32_t> insert(std::string_view name, std::uint32_t index,
-                                      const NameOf& name_of) {
-    std::uint32_t& slot = slots_[probe(name, name_of)];
-    if (slot != 0) return slot - 1;
-    slot = index + 1;
-    return std::nullopt;
+  static std::variant<NameTable, std::uint32_t> make(std::uint32_t count, const NameOf& name_of) {
+    // A large table misses every cache, so slots are asked for some names ahead of their use.
+    constexpr std::uint32_t kAhead = 16;
+    NameTable table;
+    if (count != 0) table.slots_.resize(std::bit_ceil(std::size_t{count} + count / 4 + 1));
+    const std::size_t mask = table.slots_.size() - 1;
+    std::array<std::uint64_t, kAhead> hashes{};
+    for (std::uint32_t i = 0; i < count + kAhead; ++i) {
+      std::uint64_t& hash = hashes[i % kAhead];
+      if (i >= kAhead && i - kAhead < count) {
+        const std::uint32_t number = i - kAhead;
+        Slot& slot = table.slots_[table.probe(hash, name_of(number), name_of)];
+        if (slot.number != 0) return number;
+        slot = {tag_of(hash), number + 1};
+      }
+      if (i < count) {
+        hash = table.hash_(name_of(i));
+        __builtin_prefetch(&table.slots_[static_cast<std::size_t>(hash) & mask], 1);
+      }
+    }
+    return table;
   }
+
   template <class NameOf>
   std::optional<std::uint32_t> find(std::string_view name, const NameOf& name_of) const {
     if (slots_.empty()) return std::nullopt;
-    const std::uint32_t slot = slots_[probe(name, name_of)];
-    if (slot == 0) return std::nullopt;
-    return slot - 1;
+    const Slot slot = slots_[probe(hash_(name), name, name_of)];
+    if (slot.number == 0) return std::nullopt;
+    return slot.number - 1;
   }
 
  private:
+  struct Slot {
+    std::uint32_t tag = 0;     // spares most looks at names that differ
+    std::uint32_t number = 0;  // 0: free; otherwise index + 1
+  };
+  static std::uint32_t tag_of(std::uint64_t hash) noexcept {
+    return static_cast<std::uint32_t>(hash >> 32);
+  }
+
   /// The slot that holds `name`, or the free one where it belongs.
   template <class NameOf>
-  std::size_t probe(std::string_view name, const NameOf& name_of) const {
+  std::size_t probe(std::uint64_t hash, std::string_view name, const NameOf& name_of) const {
     const std::size_t mask = slots_.size() - 1;
-    std::size_t at = static_cast<std::size_t>(hash_(name)) & mask;
-    while (slots_[at] != 0 && name_of(slots_[at] - 1) != name) at = (at + 1) & mask;
+    std::size_t at = static_cast<std::size_t>(hash) & mask;
+    while (slots_[at].number != 0 &&
+           (slots_[at].tag != tag_of(hash) || name_of(slots_[at].number - 1) != name)) {
+      at = (at + 1) & mask;
+    }
     return at;
   }
 
   KeyedHash hash_;
-  std::vector<std::uint32_t> slots_;  // 0: free; otherwise index + 1
+  std::vector<Slot> slots_;
 };
 
 }  // namespace ciuic::inline CIUIC_ABI

@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory_resource>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "base/file.hpp"
@@ -64,6 +65,9 @@ constexpr const FileDTypeRow& row_of(FileDType dtype) noexcept {
 // The shortest text that one more tensor can add to a header. Bounds how many there can be.
 constexpr std::size_t kMinEntryBytes =
     std::string_view(R"("":{"dtype":"U8","shape":[],"data_offsets":[0,0]})").size();
+
+// Of a name as written, or of a line of metadata.
+constexpr std::size_t kMaxStringBytes = std::size_t{2} << 20;
 
 }  // namespace
 
@@ -213,7 +217,12 @@ class SafetensorsHeader::Reader final : public JsonEvents {
   }
 
   Result<void> begin_entry(std::string_view name) {
-    if (name == "__metadata__") return go(State::metadata);
+    if (name == "__metadata__") {
+      if (std::exchange(seen_metadata_, true)) {
+        return Error(ErrorCode::bad_model, "duplicate key: \"__metadata__\"");
+      }
+      return go(State::metadata);
+    }
     if (tables_.tensors.size() >= limits_.max_tensors) {
       return Error(ErrorCode::bad_model,
                    {"tensors: wanted at most ", std::to_string(limits_.max_tensors), ", got more"});
@@ -330,6 +339,7 @@ class SafetensorsHeader::Reader final : public JsonEvents {
   const LoadLimits& limits_;
   const std::uint32_t shard_;
   State state_ = State::root;
+  bool seen_metadata_ = false;
   TensorInfo tensor_;  // being read
   unsigned seen_ = 0;
   std::array<std::int64_t, Shape::kMaxRank> extents_{};
@@ -401,18 +411,20 @@ Result<SafetensorsHeader> SafetensorsHeader::parse(std::string_view text, std::u
   tables->tensors.reserve(std::min(
       {braces, text.size() / kMinEntryBytes, static_cast<std::size_t>(limits.max_tensors)}));
   Reader reader(*tables, limits, shard);
-  const JsonLimits json{.max_depth = 3, .max_string_bytes = text.size()};
+  // Repeated names are found below; the parser would need a set of them to do the same.
+  const JsonLimits json{
+      .max_depth = 3, .max_string_bytes = kMaxStringBytes, .check_root_keys = false};
   if (Result<void> parsed = parse_json(text, reader, json); !parsed) {
     return parsed.error().with_prefix("header: ");
   }
-  CIUIC_TRY(check_coverage(tables->tensors, data_bytes));
-  tables->by_name = NameTable(tables->tensors.size());
-  for (std::uint32_t i = 0; i < tables->tensors.size(); ++i) {
-    if (tables->by_name.insert(tables->tensors[i].name, i, tables->name_of())) {
-      return Error(ErrorCode::bad_model,
-                   {"header: duplicate key: ", quoted_excerpt(tables->tensors[i].name)});
-    }
+  auto by_name =
+      NameTable::make(static_cast<std::uint32_t>(tables->tensors.size()), tables->name_of());
+  if (const std::uint32_t* twin = std::get_if<std::uint32_t>(&by_name)) {
+    return Error(ErrorCode::bad_model,
+                 {"header: duplicate key: ", quoted_excerpt(tables->tensors[*twin].name)});
   }
+  tables->by_name = std::get<NameTable>(std::move(by_name));
+  CIUIC_TRY(check_coverage(tables->tensors, data_bytes));
   return SafetensorsHeader(std::move(tables));
 }
 

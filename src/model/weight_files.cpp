@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "base/json.hpp"
@@ -71,6 +72,9 @@ class WeightFiles::IndexReader final : public JsonEvents {
   }
   Result<void> end_array() override { return close(); }
 
+  /// Why a shard cannot be read, when that was the reason to stop: it is not the index's fault.
+  const std::optional<Error>& shard_error() const noexcept { return shard_error_; }
+
   Result<void> finish() const {
     if (!seen_map_) {
       return Error(ErrorCode::bad_model, "weight_map: wanted an object, got nothing");
@@ -127,9 +131,12 @@ class WeightFiles::IndexReader final : public JsonEvents {
     Result<std::filesystem::path> path = resolve_model_file(directory_, file_name);
     if (!path) return entry_error(path.error().message(), path.error().code());
     const auto shard = static_cast<std::uint32_t>(tables_.files.size());
-    CIUIC_ASSIGN_OR_RETURN(SafetensorsFile file,
-                           SafetensorsFile::open(*path, file_name, limits_, shard));
-    tables_.files.push_back(std::move(file));
+    Result<SafetensorsFile> file = SafetensorsFile::open(*path, file_name, limits_, shard);
+    if (!file) {
+      shard_error_ = file.error();
+      return file.error();
+    }
+    tables_.files.push_back(*std::move(file));
     last_ = shard_of_.emplace(file_name, shard).first;
     return {};
   }
@@ -139,6 +146,7 @@ class WeightFiles::IndexReader final : public JsonEvents {
   Tables& tables_;
   std::size_t depth_ = 0;
   bool in_map_ = false, seen_map_ = false;
+  std::optional<Error> shard_error_;
   std::string tensor_;  // whose value comes next
   std::map<std::string, std::uint32_t, std::less<>> shard_of_;
   std::map<std::string, std::uint32_t, std::less<>>::const_iterator last_ = shard_of_.end();
@@ -172,6 +180,7 @@ Result<WeightFiles> WeightFiles::open(const std::filesystem::path& directory,
     IndexReader reader(directory, limits, *tables);
     Result<void> read = parse_json(*text, reader);
     if (read) read = reader.finish();
+    if (reader.shard_error()) return *reader.shard_error();
     if (!read) return read.error().with_prefix(std::string(kIndexFile) + ": ");
   }
 
@@ -192,16 +201,17 @@ Result<WeightFiles> WeightFiles::open(const std::filesystem::path& directory,
   }
   if (tables->files.size() == 1) return WeightFiles(std::move(tables));
 
-  tables->by_name = NameTable(static_cast<std::size_t>(total));
-  for (std::uint32_t number = 0; number < total; ++number) {
-    const TensorInfo& tensor = tables->tensor(number);
-    const auto twin = tables->by_name.insert(tensor.name, number, tables->name_of());
-    if (twin) {
-      return Error(ErrorCode::bad_model,
-                   {tables->files[tensor.shard].name(), ": tensor ", quoted_excerpt(tensor.name),
-                    ": is in ", tables->files[tables->tensor(*twin).shard].name(), " as well"});
-    }
+  auto by_name = NameTable::make(static_cast<std::uint32_t>(total), tables->name_of());
+  if (const std::uint32_t* twin = std::get_if<std::uint32_t>(&by_name)) {
+    const TensorInfo& tensor = tables->tensor(*twin);
+    const auto first = std::ranges::find_if(tables->files, [&](const SafetensorsFile& file) {
+      return file.find(tensor.name) != nullptr;
+    });
+    return Error(ErrorCode::bad_model,
+                 {tables->files[tensor.shard].name(), ": tensor ", quoted_excerpt(tensor.name),
+                  ": is in ", first->name(), " as well"});
   }
+  tables->by_name = std::get<NameTable>(std::move(by_name));
   return WeightFiles(std::move(tables));
 }
 

@@ -41,6 +41,11 @@ TEST_CASE("Malformed JSON is refused with a place") {
   CHECK(failure("[1e999]").find("number") != std::string::npos);
   CHECK(failure(std::string(65, '[') + std::string(65, ']')) == "JSON: nested deeper than 64");
   CHECK(failure("[\"abc\"]", {.max_string_bytes = 2}).find("string too long") != std::string::npos);
+  CHECK(failure("[\"ab\",\"\\n\"]", {.max_string_bytes = 2}).empty());
+  CHECK(failure("[\"a\\\"c\"]", {.max_string_bytes = 3}).find("at byte 2") != std::string::npos);
+  CHECK(failure("[1." + std::string(2046, '0') + "]").empty());
+  CHECK(failure("[1." + std::string(2047, '0') + "]") ==
+        "JSON: literal too long: at byte 1, wanted at most 2048 bytes");
   std::string many = "[0";
   for (int i = 0; i < 1000; ++i) many += ",0";
   CHECK(failure(many + "]") == "JSON: too many values");
