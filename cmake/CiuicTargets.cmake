@@ -18,7 +18,4 @@ function(ciuic_sanitize target)
       -fno-sanitize-recover=all)
     target_link_options(${target} PUBLIC -fsanitize=${CIUIC_SANITIZE})
   endif()
-  if(CIUIC_BUILD_FUZZERS)
-    target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)  # coverage that guides the fuzzer
-  endif()
 endfunction()
