@@ -33,28 +33,30 @@ std::vector<OpTarget> targets() {
 
 constexpr int kRows = 64;
 
-/// Calls `compute(runner, rows, count)` with all rows at once on one thread, then with each row
-/// alone, and in batches of 2 … 64 at changing places, on any number of threads.
-template <class Compute>
-void check_rows(const std::vector<float>& x, int columns, int out_columns, const Compute& compute) {
+/// `prepare(runner)` gives a function that computes `count` rows. It is called with all rows at
+/// once on one thread, then with each row alone, and in batches of 2 … 64 at changing places, on
+/// any number of threads.
+template <class Prepare>
+void check_rows(const std::vector<float>& x, int columns, int out_columns, const Prepare& prepare) {
   std::vector<float> whole;
   std::string isa;
   for (const OpTarget& target : targets()) {
     OpRunner run(target);
+    const auto compute = prepare(run);
     if (isa != run.backend().isa()) {  // one thread, and the first of its instruction set
       isa = run.backend().isa();
-      whole = compute(run, x, kRows);
+      whole = compute(x, kRows);
     }
     for (int count = 1; count <= kRows; ++count) {
       const int first = (kRows - count) * (count % 3) / 2;
-      const auto part = compute(run, rows_of(x, first, count, columns), count);
+      const auto part = compute(rows_of(x, first, count, columns), count);
       INFO(target.name << ": rows " << first << " and " << count - 1 << " after it");
       CHECK(same_bits(part, rows_of(whole, first, count, out_columns)));
     }
     for (int row = 0; row < kRows; ++row) {
       INFO(target.name << ": row " << row << " alone");
-      CHECK(same_bits(compute(run, rows_of(x, row, 1, columns), 1),
-                      rows_of(whole, row, 1, out_columns)));
+      CHECK(
+          same_bits(compute(rows_of(x, row, 1, columns), 1), rows_of(whole, row, 1, out_columns)));
     }
   }
 }
@@ -70,18 +72,20 @@ TEST_CASE("A row of a matmul has the same bits alone and in any batch") {
   const auto x = random_floats(random, kRows * cols);
   for (bool gated : {false, true}) {
     const int columns = gated ? rows / 2 : rows;
-    check_rows(x, cols, columns, [&](OpRunner& run, const std::vector<float>& part, int count) {
-      const auto packed =
+    check_rows(x, cols, columns, [&](OpRunner& run) {
+      std::shared_ptr<const PackedMatrix> packed =
           run.pack(w, rows, cols, gated ? PackedMatrix::Form::gated : PackedMatrix::Form::plain);
-      const DeviceTensor x_there = run.put({count, cols}, part);
-      const DeviceTensor bias_there = run.put({rows}, bias);
-      const DeviceTensor out = run.put(
-          {count, columns}, std::vector<float>(static_cast<std::size_t>(count * columns), 0.5f));
-      MatmulOptions options;
-      options.bias = bias_there;
-      options.accumulate = !gated;
-      run.queue().matmul(x_there, *packed, out, options);
-      return run.get(out);
+      return [&, packed, columns, gated](const std::vector<float>& part, int count) {
+        const DeviceTensor x_there = run.put({count, cols}, part);
+        const DeviceTensor bias_there = run.put({rows}, bias);
+        const std::vector<float> before(static_cast<std::size_t>(count * columns), 0.5f);
+        const DeviceTensor out = run.put({count, columns}, before);
+        MatmulOptions options;
+        options.bias = bias_there;
+        options.accumulate = !gated;
+        run.queue().matmul(x_there, *packed, out, options);
+        return run.get(out);
+      };
     });
   }
 }
@@ -111,12 +115,14 @@ TEST_CASE("A row of a norm has the same bits alone and in any batch") {
   std::mt19937 random(4);
   const int d = 333;
   const auto weight = random_floats(random, d), x = random_floats(random, kRows * d);
-  check_rows(x, d, d, [&](OpRunner& run, const std::vector<float>& part, int count) {
-    const DeviceTensor x_there = run.put({count, d}, part);
-    const DeviceTensor weight_there = run.put({d}, weight);
-    const DeviceTensor out = run.make({count, d});
-    run.queue().rms_norm(x_there, weight_there, 1e-6f, out);
-    return run.get(out);
+  check_rows(x, d, d, [&](OpRunner& run) {
+    return [&](const std::vector<float>& part, int count) {
+      const DeviceTensor x_there = run.put({count, d}, part);
+      const DeviceTensor weight_there = run.put({d}, weight);
+      const DeviceTensor out = run.make({count, d});
+      run.queue().rms_norm(x_there, weight_there, 1e-6f, out);
+      return run.get(out);
+    };
   });
 }
 

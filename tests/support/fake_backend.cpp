@@ -83,42 +83,34 @@ class Device {
   const Backend& inner() const { return *inner_; }
   FakeMemory& memory() { return memory_; }
 
-  /// Runs `task` on the device, with its memory open, and waits for it.
+  /// Runs `task` on the device, with its memory open, and waits until it is done and closed again.
   void execute(Function<void()> task) {
     Lock lock(mutex_);
     while (busy_) changed_.wait(lock);
     busy_ = true;
-    bool done = false;
-    task_ = [&] {
-      task();
-      const Lock inside(mutex_);
-      done = true;
-      busy_ = false;
-      changed_.notify_all();
-    };
+    task_ = std::move(task);
+    const std::uint64_t ticket = ++started_;
     changed_.notify_all();
-    while (!done) changed_.wait(lock);
+    while (finished_ < ticket) changed_.wait(lock);
   }
 
  private:
   void run() {
+    Lock lock(mutex_);
     for (;;) {
-      Function<void()> task;
-      {
-        Lock lock(mutex_);
-        while (!task_ && !stopping_) changed_.wait(lock);
-        if (!task_) return;
-        task = std::move(task_);
-      }
+      while (!task_ && !stopping_) changed_.wait(lock);
+      if (!task_) return;
+      Function<void()> task = std::move(task_);
+      lock.unlock();
       memory_.open();
-      Finally closing{memory_};
       task();
+      memory_.close();
+      lock.lock();
+      busy_ = false;
+      ++finished_;
+      changed_.notify_all();
     }
   }
-  struct Finally {
-    FakeMemory& memory;
-    ~Finally() { memory.close(); }
-  };
 
   FakeMemory memory_;
   std::shared_ptr<const Backend> inner_;
@@ -126,6 +118,7 @@ class Device {
   CondVar changed_;
   bool busy_ CIUIC_GUARDED_BY(mutex_) = false, stopping_ CIUIC_GUARDED_BY(mutex_) = false;
   Function<void()> task_ CIUIC_GUARDED_BY(mutex_);
+  std::uint64_t started_ CIUIC_GUARDED_BY(mutex_) = 0, finished_ CIUIC_GUARDED_BY(mutex_) = 0;
   Thread thread_;
 };
 

@@ -1,0 +1,103 @@
+// Matmul on packed f32 weights, as a fraction of what the machine does at the same moment: of the
+// multiply-add peak where weights are used often, of the read bandwidth where they are not.
+//
+// "cold" walks over 1 GiB of distinct matrices, as the layers of a model do; "hot" uses one.
+#include <benchmark/benchmark.h>
+
+#include <memory>
+#include <vector>
+
+#include "ciuic/ops/cpu_backend.hpp"
+#include "support/machine_probe.hpp"
+
+namespace ciuic::bench {
+namespace {
+
+constexpr double kColdBytes = 1e9;
+
+MatrixSource some_numbers(std::int64_t rows, std::int64_t cols) {
+  return {rows, cols, PackedMatrix::Form::plain, [](std::int64_t first, std::span<float> out) {
+            for (std::size_t i = 0; i < out.size(); ++i)
+              out[i] = static_cast<float>((i * 7 + static_cast<std::size_t>(first)) % 17) - 8.0f;
+            return Result<void>();
+          }};
+}
+
+void run(benchmark::State& state, std::int64_t rows, std::int64_t cols, int threads, bool cold) {
+  const std::int64_t tokens = state.range(0);
+  const auto backend = cpu_backend().value();
+  const auto queue = backend->make_queue({threads}).value();
+  const double weight_bytes = static_cast<double>(rows * cols) * sizeof(float);
+  std::vector<std::unique_ptr<PackedMatrix>> matrices;
+  do {
+    matrices.push_back(backend->pack(some_numbers(rows, cols), DType::f32).value());
+  } while (cold && static_cast<double>(matrices.size()) * weight_bytes < kColdBytes);
+  auto x = DeviceBuffer::allocate(*backend, static_cast<std::size_t>(tokens * cols) * 4).value();
+  auto out = DeviceBuffer::allocate(*backend, static_cast<std::size_t>(tokens * rows) * 4).value();
+  const std::vector<float> ones(static_cast<std::size_t>(tokens * cols), 1.0f);
+  queue->copy_to_device(x.data(), std::as_bytes(std::span(ones)));
+
+  static ReadProbe read_probe;
+  const TensorView x_view{x.data(), DType::f32, {tokens, cols}};
+  const TensorView out_view{out.data(), DType::f32, {tokens, rows}};
+  const double flops = 2.0 * static_cast<double>(tokens * rows * cols);
+  const auto once = [&](const PackedMatrix& matrix) {
+    const double start = seconds_now(threads);
+    queue->matmul(x_view, matrix, out_view, {});
+    return seconds_now(threads) - start;
+  };
+  once(*matrices[0]);
+  std::vector<double> seconds, of_peak, of_bandwidth;
+  std::size_t next = 0;
+  for (auto _ : state) {
+    const double peak = fma_gflops(threads);
+    const double bandwidth = cold ? read_probe.gigabytes_per_second(threads) : 1.0;
+    once(*matrices[next++ % matrices.size()]);  // wakes the team; not counted
+    const double t = once(*matrices[next++ % matrices.size()]);
+    state.SetIterationTime(t);
+    seconds.push_back(t);
+    of_peak.push_back(flops / t * 1e-9 / peak);
+    of_bandwidth.push_back(weight_bytes / t * 1e-9 / bandwidth);
+  }
+  state.counters["GFLOP/s"] = flops / median(seconds) * 1e-9;
+  state.counters["of_peak"] = median(of_peak);
+  if (cold) {
+    state.counters["GB/s"] = weight_bytes / median(seconds) * 1e-9;
+    state.counters["of_bandwidth"] = median(of_bandwidth);
+  }
+}
+
+void register_all() {
+  struct Weights {
+    const char* name;
+    std::int64_t rows, cols;
+  };
+  for (const Weights& w : {Weights{"768x3072", 768, 3072}, Weights{"3072x768", 3072, 768},
+                           Weights{"2048x2048", 2048, 2048}, Weights{"5632x2048", 5632, 2048},
+                           Weights{"2048x5632", 2048, 5632}, Weights{"4096x4096", 4096, 4096}}) {
+    for (int threads : {1, 2}) {
+      for (bool cold : {true, false}) {
+        const std::string name = std::string("matmul/") + w.name + (cold ? "/cold" : "/hot") +
+                                 "/threads:" + std::to_string(threads);
+        auto* benchmark = benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
+          run(state, w.rows, w.cols, threads, cold);
+        });
+        benchmark->ArgName("tokens")->UseManualTime()->Unit(benchmark::kMicrosecond)->MinTime(0.2);
+        if (cold) {
+          for (int tokens : {1, 4, 8, 16, 32}) benchmark->Arg(tokens);
+        } else {
+          for (int tokens : {64, 128, 256, 512}) benchmark->Arg(tokens);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ciuic::bench
+
+int main(int argc, char** argv) {
+  ciuic::bench::register_all();
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+}

@@ -1,0 +1,36 @@
+// What this machine can do at this moment: the yardsticks that results are divided by.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "ciuic/base/buffer.hpp"
+#include "ciuic/base/sync.hpp"
+
+namespace ciuic::bench {
+
+/// The clock for work on `threads` threads: the processor time of this thread where it does all the
+/// work, so that a busy machine does not spoil the figure, and the wall clock where others help.
+double seconds_now(int threads = 1);
+
+/// Multiply-adds that depend on nothing but registers, at the widest vectors of the processor.
+/// Runs for about a millisecond on each of `threads` threads. Returns multiply-adds and adds, in
+/// 10^9 a second, of all threads together.
+double fma_gflops(int threads);
+
+/// Reads memory that no cache holds. Thread-safety: thread-compatible.
+class ReadProbe {
+ public:
+  explicit ReadProbe(std::size_t bytes = std::size_t{1} << 30);
+  /// Reads the next 16 MiB per thread; 10^9 bytes a second of all threads together.
+  double gigabytes_per_second(int threads);
+
+ private:
+  Buffer memory_;
+  std::size_t next_ = 0;
+};
+
+double median(std::vector<double> values);
+
+}  // namespace ciuic::bench
