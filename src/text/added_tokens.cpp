@@ -96,7 +96,8 @@ void AddedTokenFinder::split(std::string_view text, bool parse_special,
     if (token->lstrip) begin = std::max(begin - trailing_space(text.substr(0, begin)), done);
     if (token->rstrip) end += leading_space(text.substr(end));
     if (done < begin) parts.push_back({text.substr(done, begin - done), -1});
-    parts.push_back({text.substr(begin, end > begin ? end - begin : 0), token->id});
+    // White space that an earlier token took along may leave nothing of this one.
+    if (begin < end) parts.push_back({text.substr(begin, end - begin), token->id});
     done = end;
   }
   if (done != text.size()) parts.push_back({text.substr(done), -1});

@@ -216,7 +216,8 @@ class Translator {
     }
     if (high && low.value_or(0) > *high) return unsupported("a repeat range that runs backwards");
     in_.remove_prefix(at + 1);
-    std::string repeat = "{" + std::to_string(low.value_or(0));
+    std::string repeat = "{";
+    repeat += std::to_string(low.value_or(0));
     if (comma) repeat += ",";
     if (comma && high) repeat += std::to_string(*high);
     repeat += "}";
@@ -461,13 +462,14 @@ class Translator {
     out_ += '[';
     if (take("^")) out_ += '^';
     if (in_.starts_with("]")) return unsupported("[]");
-    std::optional<char32_t> pending;  // a character that may start a range
+    char32_t first = 0;            // a character that may start a range …
+    bool may_start_range = false;  // … if there is one
     while (true) {
       if (in_.empty()) return malformed("a character class is not closed");
       if (take("]")) break;
       if (in_[0] == '[') return unsupported("[ inside a character class");
       if (in_.starts_with("&&")) return unsupported("&& inside a character class");
-      if (in_[0] == '-' && pending && in_.size() > 1 && in_[1] != ']') {
+      if (in_[0] == '-' && may_start_range && in_.size() > 1 && in_[1] != ']') {
         in_.remove_prefix(1);
         std::optional<char32_t> last;
         if (take("\\")) {
@@ -481,20 +483,20 @@ class Translator {
           in_.remove_prefix(character.length);
           last = character.code;
         }
-        if (ignore_case_ && (*pending >= 0x80 || *last >= 0x80)) {
+        if (ignore_case_ && (first >= 0x80 || *last >= 0x80)) {
           return unsupported("a non-ASCII letter where case is ignored");
         }
-        if (*last < *pending) return malformed("a character range runs backwards");
+        if (*last < first) return malformed("a character range runs backwards");
         out_ += '-';
         append_hex(out_, *last);
-        pending.reset();
+        may_start_range = false;
         continue;
       }
-      if (in_[0] == '-' && !pending && in_.size() > 1 && in_[1] != ']' && out_.back() != '[' &&
-          out_.back() != '^') {
+      if (in_[0] == '-' && !may_start_range && in_.size() > 1 && in_[1] != ']' &&
+          out_.back() != '[' && out_.back() != '^') {
         return unsupported("- after a class or a range");
       }
-      pending.reset();
+      may_start_range = false;
       if (take("\\")) {
         if (in_.empty()) return malformed("it ends in a backslash");
         const char c = in_.front();
@@ -514,20 +516,22 @@ class Translator {
         }
         if (c == 'b') {
           in_.remove_prefix(1);
-          pending = 8;
+          first = 8;
         } else {
-          CIUIC_ASSIGN_OR_RETURN(pending, character_escape());
-          if (!pending) return unsupported(std::string("\\") + c + " inside a character class");
+          CIUIC_ASSIGN_OR_RETURN(const std::optional<char32_t> code, character_escape());
+          if (!code) return unsupported(std::string("\\") + c + " inside a character class");
+          first = *code;
         }
       } else {
         const Utf8Char character = read_valid_utf8(in_);
         in_.remove_prefix(character.length);
-        pending = character.code;
+        first = character.code;
       }
-      if (ignore_case_ && *pending >= 0x80) {
+      if (ignore_case_ && first >= 0x80) {
         return unsupported("a non-ASCII letter where case is ignored");
       }
-      append_hex(out_, *pending);
+      append_hex(out_, first);
+      may_start_range = true;
     }
     out_ += ']';
     return {};

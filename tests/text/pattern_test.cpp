@@ -14,7 +14,9 @@ std::string cut(std::string_view expression, std::string_view text) {
   while (true) {
     const auto match = matches.next().value();
     if (!match) return out;
-    out += "[" + std::string(text.substr(match->begin, match->end - match->begin)) + "]";
+    out += '[';
+    out += text.substr(match->begin, match->end - match->begin);
+    out += ']';
   }
 }
 }  // namespace

@@ -10,8 +10,11 @@ using namespace ciuic;
 namespace {
 using Ids = std::vector<std::int32_t>;
 
+/// The JSON parser, not the tokenizer, is the judge of whole characters.
 bool is_text(std::string_view bytes) {
-  return JsonValue::parse("\"" + std::string(bytes) + "\"").has_value();
+  std::string json;
+  append_json_string(json, bytes);
+  return JsonValue::parse(json).has_value();
 }
 
 /// What a model does to give its text to the engine.
@@ -57,11 +60,7 @@ TEST_CASE("Whatever the ids, pieces are whole and add up to decode") {
       std::string got;
       for (const std::int32_t id : ids) {
         const std::string piece(stream.push(id));
-        if (piece.find_first_of("\"\\\n\r\t") == std::string::npos) {
-          bool control = false;
-          for (const char c : piece) control = control || static_cast<unsigned char>(c) < 0x20;
-          if (!control && !is_text(piece)) FAIL(name << " gave half a character");
-        }
+        if (!is_text(piece)) FAIL(name << " gave half a character");
         got += piece;
         ++pieces;
       }
