@@ -22,69 +22,12 @@
 
 #include "ciuic/engine/async_inference_engine.hpp"
 #include "ciuic/model/language_model.hpp"
-#include "ciuic/model/safetensors.hpp"
+#include "support/random_model.hpp"
 
 namespace {
 
 using Clock = std::chrono::steady_clock;
 using Engine = ciuic::AsyncInferenceEngine<ciuic::LanguageModel>;
-
-constexpr int kLayers = 12, kModel = 768, kFfn = 2048, kVocab = 32000;
-
-void fail(const ciuic::Error& error) {
-  std::fprintf(stderr, "continuous_batching: %s\n", std::string(error.message()).c_str());
-  std::exit(1);
-}
-
-/// Writes a random model directory in bf16.
-void write_model(const std::filesystem::path& directory) {
-  std::filesystem::create_directories(directory);
-  std::ofstream(directory / "config.json")
-      << R"({"architectures":["LlamaForCausalLM"],"model_type":"llama",
-"hidden_size":768,"intermediate_size":2048,"num_hidden_layers":12,"num_attention_heads":12,
-"num_key_value_heads":12,"rms_norm_eps":1e-5,"rope_theta":10000.0,"vocab_size":32000,
-"max_position_embeddings":1024,"tie_word_embeddings":false,"hidden_act":"silu","bos_token_id":1,"eos_token_id":2})";
-  std::mt19937 random(42);
-  std::normal_distribution<float> normal(0.0f, 0.02f);
-  std::vector<float> noise(1 << 20);  // tiled: weights need to be varied, not all distinct
-  for (float& x : noise) x = normal(random);
-  std::vector<std::vector<std::uint16_t>> storage;
-  std::vector<std::string> names;
-  std::vector<ciuic::Shape> shapes;
-  const auto add = [&](std::string name, std::int64_t rows, std::int64_t cols, bool norm) {
-    const auto count = static_cast<std::size_t>(rows * cols);
-    std::vector<std::uint16_t> values(count);
-    std::size_t at = random() % noise.size();
-    for (std::uint16_t& value : values) {
-      value = ciuic::bf16::from_float(norm ? 1.0f : noise[at]).bits;
-      at = (at + 1) % noise.size();
-    }
-    storage.push_back(std::move(values));
-    names.push_back(std::move(name));
-    shapes.push_back(rows == 1 ? ciuic::Shape{cols} : ciuic::Shape{rows, cols});
-  };
-  add("model.embed_tokens.weight", kVocab, kModel, false);
-  for (int i = 0; i < kLayers; ++i) {
-    const std::string layer = "model.layers." + std::to_string(i) + ".";
-    add(layer + "input_layernorm.weight", 1, kModel, true);
-    add(layer + "post_attention_layernorm.weight", 1, kModel, true);
-    for (const char* name : {"q_proj", "k_proj", "v_proj", "o_proj"}) {
-      add(layer + "self_attn." + name + ".weight", kModel, kModel, false);
-    }
-    add(layer + "mlp.gate_proj.weight", kFfn, kModel, false);
-    add(layer + "mlp.up_proj.weight", kFfn, kModel, false);
-    add(layer + "mlp.down_proj.weight", kModel, kFfn, false);
-  }
-  add("model.norm.weight", 1, kModel, true);
-  add("lm_head.weight", kVocab, kModel, false);
-  std::vector<ciuic::NamedTensor> tensors;
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    tensors.push_back(
-        {names[i], {std::as_bytes(std::span(storage[i])).data(), ciuic::DType::bf16, shapes[i]}});
-  }
-  const auto written = ciuic::write_safetensors(directory / "model.safetensors", tensors);
-  if (!written) fail(written.error());
-}
 
 struct Request {
   double arrival_s;
@@ -95,7 +38,8 @@ struct Request {
 std::vector<Request> make_trace(unsigned seed, double mean_gap_s) {
   std::mt19937 random(seed);
   std::exponential_distribution<double> gap(1.0 / mean_gap_s);
-  std::uniform_int_distribution<int> prompt(16, 256), answer(16, 128), token(3, kVocab - 1);
+  std::uniform_int_distribution<int> prompt(16, 256), answer(16, 128),
+      token(3, ciuic::bench::kRandomModelVocab - 1);
   std::vector<Request> trace;
   double now = 0.0;
   for (int i = 0; i < 32; ++i) {
@@ -130,7 +74,7 @@ Figures run(Engine& engine, const std::vector<Request>& trace, std::size_t group
   };
   const auto collect = [&](std::size_t i) {
     const auto answer = streams[i].finish();
-    if (!answer) fail(answer.error());
+    if (!answer) ciuic::bench::fail(answer.error());
     tokens += answer->tokens.size();
     latencies[i] = submitted[i] + std::chrono::duration<double>(answer->total_time).count() -
                    trace[i].arrival_s;
@@ -176,12 +120,12 @@ int main(int argc, char** argv) {
     if (std::strcmp(argv[i], "--seed") == 0) seed = static_cast<unsigned>(std::atoi(argv[i + 1]));
     if (std::strcmp(argv[i], "--dir") == 0) directory = argv[i + 1];
   }
-  if (!std::filesystem::exists(directory / "model.safetensors")) write_model(directory);
+  ciuic::bench::ensure_random_model(directory);
   auto model = ciuic::LanguageModel::load(directory, {.threads = threads});
-  if (!model) fail(model.error());
+  if (!model) ciuic::bench::fail(model.error());
   const std::string isa(model->backend().isa());
   Engine engine(*std::move(model), {.max_sequences = 32, .max_batch_tokens = 512});
-  if (!engine.status()) fail(engine.status().error());
+  if (!engine.status()) ciuic::bench::fail(engine.status().error());
 
   const char* const kNames[3] = {"one at a time", "fixed batches of 8", "continuous"};
   const std::size_t kGroups[3] = {1, 8, 0};

@@ -17,7 +17,40 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 /// Prompts the shipped model was made for; anyone can check the answers.
-const std::vector<std::string> kPrompts = {@PROMPTS @};
+const std::vector<std::string> kPrompts = {
+    "12+30=",
+    "47 + 38 = ",
+    "What is 58+24?",
+    "96加3等于",
+    "25加49等于多少？",
+    "73-28=",
+    "What is 91-45?",
+    "84减37等于",
+    "The day after 2024-02-28 is ",
+    "What day comes after 2031-12-31?",
+    "2026年2月28日的第二天是",
+    "The day before 2030-07-01 is ",
+    "2027年3月1日的前一天是",
+    "Anna has 12 apples and buys 30 more. Now Anna has ",
+    "Tom has 64 eggs and sells 17. Now Tom has ",
+    "There are 21 cups here and 34 cups there. How many cups are there?",
+    "小明有15个苹果，又买了28个。现在小明有",
+    "王芳有70个梨，卖了26个。现在王芳有",
+    "An order of 3 boxes at 4 coins each costs ",
+    "Lucy orders 6 books. Each costs 9 coins. Lucy pays ",
+    "每个书包8元，7个书包一共",
+    "Omar orders pens for 14 coins and chairs for 52 coins. The order costs ",
+    "李雷订了33元的箱子和41元的闹钟，一共",
+    "Order 17: ",
+    "Order 5: 4 lamps at 6 coins each, ",
+    "订单8：",
+    "Inventory: ",
+    "Inventory: 20 apples and 35 pears. ",
+    "Inventory: 44 eggs, 12 coats and 8 lamps. Tom brings ",
+    "库存：",
+    "库存：30个苹果和25个梨。",
+    "The sum of 8 and 9 is ",
+};
 
 struct Run {
   std::vector<ciuic::Generation> answers;

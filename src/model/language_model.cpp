@@ -63,7 +63,7 @@ Result<LanguageModel> LanguageModel::load(const std::filesystem::path& directory
   CIUIC_TRY(check_llama_weights(state->config, files));
   const std::filesystem::path tokenizer_file = directory / "tokenizer.json";
   if (std::error_code ignored; std::filesystem::exists(tokenizer_file, ignored)) {
-    CIUIC_ASSIGN_OR_RETURN(state->tokenizer, Tokenizer::load(tokenizer_file));
+    CIUIC_ASSIGN_OR_RETURN(state->tokenizer, Tokenizer::load(tokenizer_file.string()));
     if (state->tokenizer->vocab_size() > state->config.vocab_size) {
       return Error(ErrorCode::bad_model,
                    {"tokenizer.json: vocabulary: wanted ids below vocab_size ",
@@ -110,7 +110,7 @@ Result<std::vector<TokenId>> LanguageModel::encode(std::string_view text,
   return state_->tokenizer->encode(text,
                                    {.add_special_tokens = true, .parse_special = parse_special});
 }
-StreamDecoder LanguageModel::text_stream() const { return StreamDecoder(tokenizer()); }
+AnswerText LanguageModel::text_stream() const { return AnswerText(tokenizer()); }
 std::span<const TokenId> LanguageModel::end_tokens() const noexcept { return state_->end_tokens; }
 
 StepModelLimits LanguageModel::limits() const noexcept {

@@ -22,7 +22,7 @@
 #include <vector>
 
 #include "ciuic/model/generation_config.hpp"
-#include "ciuic/model/llama_weight_map.hpp"
+#include "ciuic/model/language_model.hpp"
 #include "ciuic/model/model_config.hpp"
 #include "ciuic/model/weight_files.hpp"
 #include "support/catch.hpp"
@@ -73,13 +73,9 @@ namespace {
 /// Everything that is read before memory for weights is allocated. The full loader takes this
 /// place.
 Result<void> open_model_directory(const fs::path& directory) {
-  const Result<ModelConfig> config = ModelConfig::load(directory);
-  if (!config) return config.error();
-  const Result<GenerationConfig> generation = GenerationConfig::load(directory, config->vocab_size);
-  if (!generation) return generation.error();
-  const Result<WeightFiles> weights = WeightFiles::open(directory);
-  if (!weights) return weights.error();
-  return check_llama_weights(*config, *weights);
+  const Result<LanguageModel> model = LanguageModel::load(directory);
+  if (!model) return model.error();
+  return {};
 }
 
 struct Case {

@@ -35,7 +35,7 @@ LanguageModel ModelFlags::load() const {
 
 Tokenizer ModelFlags::load_tokenizer() const {
   Result<Tokenizer> tokenizer =
-      Tokenizer::load(std::filesystem::path(directory) / "tokenizer.json");
+      Tokenizer::load((std::filesystem::path(directory) / "tokenizer.json").string());
   if (!tokenizer) throw Failure(kBadInput, tokenizer.error());
   return *std::move(tokenizer);
 }

@@ -110,10 +110,13 @@ void render_chat(const Flags& flags, const LanguageModel& model, std::vector<Pro
     throw Failure(kBadInput, flags.model.directory + ": wanted tokenizer.json for --chat");
   for (Prompt& prompt : prompts) {
     // The template's own special tokens must be parsed, so the user's text may not hold any.
-    if (const auto literal = tokenizer->find_special_literal(prompt.text);
-        literal && !flags.request.parse_special) {
-      throw Failure(kBadInput, "prompt: the special token " + std::string(*literal) +
-                                   " stands in a user's message; --parse-special allows it");
+    const auto own = tokenizer->encode(prompt.text, {.add_special_tokens = false, .parse_special = true});
+    if (!own) throw Failure(kRequestFailed, own.error());
+    for (TokenId id : *own) {
+      if (tokenizer->is_special(id) && !flags.request.parse_special) {
+        throw Failure(kBadInput, "prompt: the special token " + tokenizer->token_of(id).value_or("?") +
+                                     " stands in a user's message; --parse-special allows it");
+      }
     }
     const ChatMessage message{"user", prompt.text};
     const Result<std::string> text = chat->apply({&message, 1}, {.add_generation_prompt = true});

@@ -40,7 +40,11 @@ void run(const Flags& flags, bool decoding) {
   model.directory = flags.directory;
   const Tokenizer tokenizer = model.load_tokenizer();
   if (decoding) {
-    const Result<std::string> text = tokenizer.decode(parse_ids(flags.decode));
+    const std::vector<TokenId> ids = parse_ids(flags.decode);
+    for (TokenId id : ids) {
+      if (!tokenizer.token_of(id)) throw Failure(kRequestFailed, "--decode: no token has the id " + std::to_string(id));
+    }
+    const Result<std::string> text = tokenizer.decode(ids);
     if (!text) throw Failure(kRequestFailed, text.error());
     if (flags.json) return print_json({{"text", *text}});
     std::printf("%s\n", text->c_str());

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -24,6 +25,23 @@ struct ModelOptions {
   int threads = 0;                           ///< CPU threads of a step; 0 = all
   LoadLimits limits{};                       ///< what a directory may ask for before it is refused
   HostContext host{};
+};
+
+/// Text of an answer while it is made, never half a character; silent when the model has no tokenizer.
+/// Thread-safety: thread-compatible.
+class AnswerText {
+ public:
+  explicit AnswerText(const Tokenizer* tokenizer) {
+    if (tokenizer != nullptr) decoder_.emplace(*tokenizer);
+  }
+  /// Views are valid until the next call.
+  std::string_view push(TokenId token) {
+    return decoder_ ? decoder_->push(token) : std::string_view();
+  }
+  std::string_view finish() { return decoder_ ? decoder_->finish() : std::string_view(); }
+
+ private:
+  std::optional<StreamDecoder> decoder_;
 };
 
 /// Bytes a model takes and will take.
@@ -62,7 +80,7 @@ class CIUIC_API LanguageModel {
   /// The ids of a prompt, with beginning-of-text where the tokenizer adds it. Literals of special
   /// tokens in `text` are plain text unless `parse_special`.
   Result<std::vector<TokenId>> encode(std::string_view text, bool parse_special = false) const;
-  StreamDecoder text_stream() const;
+  AnswerText text_stream() const;
   std::span<const TokenId> end_tokens() const noexcept;
 
   // --- steps
