@@ -4,6 +4,7 @@
 #include <random>
 #include <stdexcept>
 
+#include "ciuic/exec/thread_pool.hpp"
 #include "support/catch.hpp"
 #include "support/manual_clock.hpp"
 #include "support/toy_language_model.hpp"
@@ -263,4 +264,36 @@ TEST_CASE("Stop ends everything once, drain lets everything end, streams outlive
   CHECK((answer || answer.error().code() == ErrorCode::shutting_down));
   orphan.cancel();
   CHECK(TextStream().next().error().code() == ErrorCode::invalid_argument);
+}
+
+TEST_CASE("Steps run on the host's executor, which may refuse or outlive the engine") {
+  Toy toy;
+  ThreadPool pool({.threads = 2});
+  EngineOptions options;
+  options.host.executor = &pool;
+  std::vector<TextStream> streams;
+  {
+    Engine engine(ToyLanguageModel(toy.log), options);
+    for (int i = 0; i < 40; ++i) {
+      streams.push_back(engine.generate(std::string(static_cast<std::size_t>(1 + i), 'e'), {.max_new_tokens = 9}));
+    }
+    for (int i = 0; i < 40; ++i) {
+      CHECK(streams[static_cast<std::size_t>(i)].finish().value().text ==
+            toy_answer(std::string(static_cast<std::size_t>(1 + i), 'e'), 9));
+    }
+    TextStream waits = engine.generate("w", {.max_new_tokens = 200, .ignore_end_tokens = true});
+    streams.push_back(std::move(waits));
+  }
+  const Result<Generation> last = streams.back().finish();
+  CHECK((last || last.error().code() == ErrorCode::shutting_down));
+  CHECK(toy.log->broken.empty());
+
+  struct Refusing final : Executor {
+    bool post(Function<void()>&&) noexcept override { return false; }
+    bool post_at(TimePoint, Function<void()>&&) noexcept override { return false; }
+  } refusing;
+  options.host.executor = &refusing;
+  Engine engine(ToyLanguageModel(toy.log), options);
+  TextStream stream = engine.generate("x");
+  CHECK(stream.finish().error().code() == ErrorCode::shutting_down);
 }
