@@ -15,7 +15,8 @@ endfunction()
 function(ciuic_sanitize target)
   if(CIUIC_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=${CIUIC_SANITIZE} -fno-omit-frame-pointer
-      -fno-sanitize-recover=all)
+      -fno-sanitize-recover=all
+      $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)  # instrumented code: false alarms in optional
     target_link_options(${target} PUBLIC -fsanitize=${CIUIC_SANITIZE})
   endif()
 endfunction()
