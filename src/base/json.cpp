@@ -3,10 +3,47 @@
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <unordered_set>
+#include <vector>
 
 namespace ciuic::inline CIUIC_ABI {
 namespace {
+
+/// The keys of one object: 64 bits of hash in an open table instead of copies, so that a vocabulary
+/// of millions stays small. Chance of a false alarm for 2^21 honest keys: below 2^-22.
+class KeySet {
+ public:
+  /// False when the key was there.
+  bool insert(std::string_view name) {
+    std::uint64_t hash = 0xcbf29ce484222325u;
+    for (char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+    hash = (hash ^ hash >> 32) * 0x9E3779B97F4A7C15u;
+    hash ^= hash >> 29;
+    if (hash == kFree) hash = 1;
+    if ((size_ + 1) * 4 > slots_.size() * 3) {
+      std::vector<std::uint64_t> old(slots_.empty() ? 16 : slots_.size() * 2, kFree);
+      old.swap(slots_);
+      for (std::uint64_t h : old) {
+        if (h != kFree) slots_[find(h)] = h;
+      }
+    }
+    std::uint64_t& slot = slots_[find(hash)];
+    if (slot == hash) return false;
+    slot = hash;
+    ++size_;
+    return true;
+  }
+  std::size_t size() const noexcept { return size_; }
+
+ private:
+  static constexpr std::uint64_t kFree = 0;
+  std::size_t find(std::uint64_t hash) const noexcept {
+    std::size_t at = hash & (slots_.size() - 1);
+    while (slots_[at] != kFree && slots_[at] != hash) at = (at + 1) & (slots_.size() - 1);
+    return at;
+  }
+  std::vector<std::uint64_t> slots_;
+  std::size_t size_ = 0;
+};
 
 using Sax = nlohmann::json_sax<nlohmann::json>;
 
@@ -38,11 +75,7 @@ class Guard final : public Sax {
   bool key(std::string& name) override {
     if (name.size() > limits_.max_string_bytes) return fail("key too long: ", clip(name));
     if (keys_.back().size() >= limits_.max_keys_per_object) return fail("too many keys", "");
-    // 128 bits of hash per key instead of a copy of it: chance of a false alarm below 2^-80.
-    const std::size_t h1 = std::hash<std::string_view>{}(name);
-    std::uint64_t h2 = 0xcbf29ce484222325u;
-    for (char c : name) h2 = (h2 ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-    if (!keys_.back().insert(Key{h1, h2}).second) return fail("duplicate key: ", clip(name));
+    if (!keys_.back().insert(name)) return fail("duplicate key: ", clip(name));
     return pass(events_.key(name));
   }
   bool end_object() override {
@@ -73,14 +106,6 @@ class Guard final : public Sax {
   std::optional<Error> take_error() { return std::move(error_); }
 
  private:
-  struct Key {
-    std::uint64_t a, b;
-    bool operator==(const Key&) const = default;
-  };
-  struct KeyHash {
-    std::size_t operator()(const Key& key) const noexcept { return key.a ^ (key.b << 1); }
-  };
-
   static std::string clip(std::string_view text) {
     std::string out;
     append_json_string(out, text.substr(0, 60));
@@ -104,7 +129,7 @@ class Guard final : public Sax {
   JsonEvents& events_;
   const JsonLimits& limits_;
   std::size_t depth_ = 0;
-  std::vector<std::unordered_set<Key, KeyHash>> keys_;
+  std::vector<KeySet> keys_;
   std::optional<Error> error_;
 };
 
