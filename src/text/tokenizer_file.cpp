@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::size_t kMaxSectionNodes = 20'000;
 constexpr std::size_t kMaxDepth = 64;
+constexpr std::size_t kIdsOfAnyFile = std::size_t{1} << 18;
 
 /// A scalar event.
 struct Scalar {
@@ -307,9 +308,10 @@ class FileReader final : public JsonEvents {
     const std::string path = added_path() + "." + key_;
     if (key_ == "id") {
       if (value.kind != JsonValue::Kind::integer) return wanted(path, "an integer", value.kind);
-      if (value.integer < 0 || value.integer > kMaxTokenId) {
+      const std::int32_t largest = state_.bpe.vocabulary.largest_allowed_id();
+      if (value.integer < 0 || value.integer > largest) {
         return Error(ErrorCode::bad_model, {path, ": ", std::to_string(value.integer),
-                                            ", wanted 0 to ", std::to_string(kMaxTokenId)});
+                                            ", wanted 0 to ", std::to_string(largest)});
       }
       added_id_ = static_cast<std::int32_t>(value.integer);
       return {};
@@ -504,6 +506,11 @@ Result<void> read_tokenizer_file(std::string_view json_text, TokenizerState& sta
   const JsonLimits limits{.max_depth = kMaxDepth,
                           .max_string_bytes = json_text.size(),
                           .max_keys_per_object = static_cast<std::size_t>(kMaxTokenId) + 1};
+  // An honest file spends more than four bytes on a token.
+  const std::size_t id_bound = kIdsOfAnyFile + json_text.size() / 4;
+  if (id_bound <= static_cast<std::size_t>(kMaxTokenId)) {
+    state.bpe.vocabulary.set_id_bound(static_cast<std::int32_t>(id_bound));
+  }
   FileReader reader(state, false);
   CIUIC_TRY(parse_json(json_text, reader, limits));
   Bpe& bpe = state.bpe;

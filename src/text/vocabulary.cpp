@@ -72,9 +72,9 @@ Result<void> Vocabulary::add(std::string_view token, std::int64_t id) {
     return Error(ErrorCode::bad_model, {"a token of ", std::to_string(token.size()),
                                         " bytes, limit ", std::to_string(kMaxTokenBytes)});
   }
-  if (id < 0 || id > kMaxTokenId) {
-    return Error(ErrorCode::bad_model,
-                 {"id ", std::to_string(id), ", wanted 0 to ", std::to_string(kMaxTokenId)});
+  if (id < 0 || id >= allowed_) {
+    return Error(ErrorCode::bad_model, {"id ", std::to_string(id), ", wanted 0 to ",
+                                        std::to_string(largest_allowed_id())});
   }
   if (contains(id)) {
     return Error(ErrorCode::bad_model, {"id ", std::to_string(id), " is given twice"});

@@ -21,8 +21,13 @@ class Vocabulary {
  public:
   enum class Kind : std::uint8_t { text, bytes };
 
-  /// Errors: `bad_model` for a token above 4 KiB, an id outside 0 … 2^21 - 1, an id or a token that
-  /// is already there. The message does not name the token.
+  /// Ids from `bound` on are refused: tables are sized by the largest id, so a short file must not
+  /// name a large one.
+  void set_id_bound(std::int32_t bound) noexcept { allowed_ = bound; }
+  std::int32_t largest_allowed_id() const noexcept { return allowed_ - 1; }
+
+  /// Errors: `bad_model` for a token above 4 KiB, an id outside 0 … the bound, an id or a token
+  /// that is already there. The message does not name the token.
   Result<void> add(std::string_view token, std::int64_t id);
 
   /// The id, or -1.
@@ -68,6 +73,7 @@ class Vocabulary {
   std::vector<Entry> entries_;        // by id
   std::vector<std::uint32_t> slots_;  // id + 1 below kIdBits, bits of the hash above; 0 = free
   std::size_t count_ = 0;
+  std::int32_t allowed_ = kMaxTokenId + 1;
 };
 
 }  // namespace ciuic::inline CIUIC_ABI
