@@ -39,7 +39,7 @@ class BatchDriver {
 /// What a host-driven run_one() did.
 struct RunReport {
   std::size_t batch_size = 0;   ///< requests run; 0 = no batch was due
-  TimePoint next_due = kNever;  ///< when to call next, if nothing is submitted before
+  TimePoint next_due = kNever;  ///< when to call next, if nothing is submitted before; past = now
 };
 
 /// See the top of this file. Thread-safety: thread-safe.

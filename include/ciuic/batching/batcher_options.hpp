@@ -14,7 +14,9 @@ namespace ciuic::inline CIUIC_ABI {
 /// What submit() does when the queue or the number of outstanding requests is at its bound.
 enum class Overload : std::uint8_t {
   reject,  ///< a future that is ready with `queue_full` and says when to try again
-  block,   ///< wait for room, until the request's deadline or stop token ends the wait
+  /// Wait for room, until the request's deadline or stop token ends the wait. From a callback or
+  /// model it is `reject`. Without workers, another thread has to make the room.
+  block,
 };
 
 struct BatcherOptions {

@@ -91,6 +91,8 @@ class ThreadPool final : public Executor {
       work_.notify_all();
       idle_.notify_all();
     }
+    dropped.clear();  // foreign destructors, outside the lock
+    dropped_timed.clear();
     Lock one_at_a_time(joining_);
     for (Thread& thread : threads_) thread.join();
     return {};
