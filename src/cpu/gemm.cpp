@@ -148,7 +148,6 @@ void gemm(const GemmTask& task) noexcept {
   const std::size_t block_k = tiles == 1 ? task.k : kBlockK;
   // The next block's lines are asked for evenly by the tiles that work on this one.
   constexpr std::size_t lines = kUnroll * kPanelColumns * sizeof(float) / kLineBytes;
-  const std::size_t per_unroll = lines / tiles > 1 ? lines / tiles : 1;
 
   for (std::size_t panel = task.panel_begin; panel < task.panel_end; ++panel) {
     const float* weights = task.panels + panel * task.k * kPanelColumns;
@@ -160,11 +159,10 @@ void gemm(const GemmTask& task) noexcept {
       std::size_t row = 0;
       for (std::size_t tile = 0; tile < tiles; ++tile) {
         const std::size_t end = rows * (tile + 1) / tiles;  // rows divided evenly
-        const std::size_t steps = k / kUnroll;
-        const char* next = ahead + tile * steps * per_unroll * kLineBytes;
-        const bool useful = tile * per_unroll < lines;
+        const std::size_t line = lines * tile / tiles, lines_end = lines * (tile + 1) / tiles;
         multiply_rows(end - row, task.x + (task.row_begin + row) * task.k + k0, task.k, block, k,
-                      k0 == 0, {next, useful ? per_unroll : 0}, task.scratch + row * kPanelColumns);
+                      k0 == 0, {ahead + line * (k / kUnroll) * kLineBytes, lines_end - line},
+                      task.scratch + row * kPanelColumns);
         row = end;
       }
     }
