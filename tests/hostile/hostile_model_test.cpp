@@ -29,7 +29,7 @@
 #include "support/model_directory.hpp"
 
 using namespace ciuic;
-using namespace ciuic_test;
+using namespace ciuic::testing;
 
 // Counts every byte that this program asks for.
 namespace {

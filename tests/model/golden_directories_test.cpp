@@ -8,7 +8,7 @@
 #include "support/model_directory.hpp"
 
 using namespace ciuic;
-using namespace ciuic_test;
+using namespace ciuic::testing;
 
 TEST_CASE("Every directory that transformers wrote loads") {
   std::size_t directories = 0;

@@ -82,7 +82,7 @@ std::vector<std::shared_ptr<const Backend>> backends() {
   for (const CpuIsa isa : {CpuIsa::scalar, CpuIsa::avx2, CpuIsa::avx512}) {
     if (auto backend = cpu_backend({.isa = isa})) all.push_back(*backend);
   }
-  all.push_back(test::fake_backend());
+  all.push_back(testing::fake_backend());
   return all;
 }
 

@@ -5,7 +5,7 @@
 #include "support/model_directory.hpp"
 
 using namespace ciuic;
-using namespace ciuic_test;
+using namespace ciuic::testing;
 
 namespace {
 

@@ -6,7 +6,7 @@
 #include "ops/op_cases.hpp"
 
 using namespace ciuic;
-using namespace ciuic::test;
+using namespace ciuic::testing;
 
 namespace {
 

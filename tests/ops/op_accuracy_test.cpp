@@ -1,7 +1,7 @@
 #include "ops/op_cases.hpp"
 
 using namespace ciuic;
-using namespace ciuic::test;
+using namespace ciuic::testing;
 
 TEST_CASE("Every operation agrees with its reference, on each instruction set and thread count") {
   const unsigned seed = fresh_seed();

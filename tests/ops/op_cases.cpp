@@ -6,7 +6,7 @@
 
 #include "support/op_reference.hpp"
 
-namespace ciuic::test {
+namespace ciuic::testing {
 namespace {
 
 std::size_t size(int n) { return static_cast<std::size_t>(n); }
@@ -530,4 +530,4 @@ void check_errors(const OpTarget& target) {
   check("rotate_and_store: table: wanted f32 [2, 2, 2], got f32 [2, 8]");
 }
 
-}  // namespace ciuic::test
+}  // namespace ciuic::testing

@@ -4,7 +4,7 @@
 
 #include "support/op_target.hpp"
 
-namespace ciuic::test {
+namespace ciuic::testing {
 
 struct MatmulCase {
   int tokens, rows, cols;
@@ -47,4 +47,4 @@ void check_all_operations(const OpTarget& target, unsigned seed, int random_case
 /// Broken preconditions, and that the first of them is reported, once.
 void check_errors(const OpTarget& target);
 
-}  // namespace ciuic::test
+}  // namespace ciuic::testing

@@ -8,7 +8,7 @@
 #include "ops/op_cases.hpp"
 
 using namespace ciuic;
-using namespace ciuic::test;
+using namespace ciuic::testing;
 
 namespace {
 

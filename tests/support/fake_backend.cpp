@@ -10,7 +10,7 @@
 
 #include "ciuic/base/sync.hpp"
 
-namespace ciuic::test {
+namespace ciuic::testing {
 namespace {
 
 /// Memory that only the device can open. Thread-safety: thread-safe.
@@ -288,4 +288,4 @@ std::shared_ptr<const Backend> fake_backend(CpuIsa isa) {
   return std::make_shared<FakeBackend>(isa);
 }
 
-}  // namespace ciuic::test
+}  // namespace ciuic::testing

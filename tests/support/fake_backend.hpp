@@ -15,9 +15,9 @@
 
 #include "ciuic/ops/cpu_backend.hpp"
 
-namespace ciuic::test {
+namespace ciuic::testing {
 
 /// The backend must outlive everything made from it. Thread-safety: thread-safe.
 std::shared_ptr<const Backend> fake_backend(CpuIsa isa = CpuIsa::best);
 
-}  // namespace ciuic::test
+}  // namespace ciuic::testing

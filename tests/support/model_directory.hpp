@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-namespace ciuic_test {
+namespace ciuic::testing {
 
 namespace fs = std::filesystem;
 
@@ -150,4 +150,4 @@ inline void write_sharded_tiny_llama(const fs::path& directory) {
   write_file(directory / "model.safetensors.index.json", index + "}}");
 }
 
-}  // namespace ciuic_test
+}  // namespace ciuic::testing

@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-namespace ciuic::test {
+namespace ciuic::testing {
 
 /// A value and how far a correct f32 computation may be from it.
 struct Expected {
@@ -30,4 +30,4 @@ inline Expected dot(const float* a, const float* b, std::size_t k) {
 
 inline double silu(double x) { return x / (1.0 + std::exp(-x)); }
 
-}  // namespace ciuic::test
+}  // namespace ciuic::testing

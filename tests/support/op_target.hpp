@@ -11,7 +11,7 @@
 #include "ciuic/ops/cpu_backend.hpp"
 #include "support/catch.hpp"
 
-namespace ciuic::test {
+namespace ciuic::testing {
 
 struct OpTarget {
   std::string name;  ///< "avx2, 3 threads"
@@ -113,4 +113,4 @@ inline int random_int(std::mt19937& random, int low, int high) {
   return std::uniform_int_distribution<int>(low, high)(random);
 }
 
-}  // namespace ciuic::test
+}  // namespace ciuic::testing
