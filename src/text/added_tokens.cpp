@@ -1,6 +1,7 @@
 #include "text/added_tokens.hpp"
 
 #include <algorithm>
+#include <tuple>
 
 #include "text/unicode.hpp"
 
@@ -43,8 +44,9 @@ std::size_t leading_space(std::string_view text) noexcept {
 
 void AddedTokenFinder::build(std::vector<AddedToken> tokens) {
   tokens_ = std::move(tokens);
-  std::stable_sort(tokens_.begin(), tokens_.end(),
-                   [](const AddedToken& a, const AddedToken& b) { return a.content < b.content; });
+  std::sort(tokens_.begin(), tokens_.end(), [](const AddedToken& a, const AddedToken& b) {
+    return std::tie(a.content, a.id) < std::tie(b.content, b.id);
+  });
   for (const AddedToken& token : tokens_) {
     first_bytes_.set(static_cast<unsigned char>(token.content[0]));
   }

@@ -25,6 +25,25 @@ inline std::string quoted(std::string_view text) {
   return out;
 }
 
+/// The path of a member: "model.vocab", or, for a name that is no word, "model["a b"]".
+inline std::string member_path(std::string_view path, std::string_view name) {
+  std::string out(path);
+  bool word = !name.empty() && name.size() <= 40;
+  for (const char c : name) {
+    word = word &&
+           ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_');
+  }
+  if (word) {
+    out += '.';
+    out += name;
+  } else {
+    out += '[';
+    out += quoted(name);
+    out += ']';
+  }
+  return out;
+}
+
 /// A JSON value and where it stands, for example "pre_tokenizer.pretokenizers[1]".
 class Field {
  public:
@@ -50,8 +69,9 @@ class Field {
   Result<Field> at(std::string_view name) const {
     if (!value_->is_object()) return wanted("an object");
     const JsonValue* found = value_->find(name);
-    if (found == nullptr) return Error(ErrorCode::bad_model, {path_, ".", name, ": missing"});
-    return Field(*found, path_ + "." + std::string(name));
+    if (found == nullptr)
+      return Error(ErrorCode::bad_model, {member_path(path_, name), ": missing"});
+    return Field(*found, member_path(path_, name));
   }
   Field item(std::size_t index) const {
     return Field(value_->items()[index], path_ + "[" + std::to_string(index) + "]");

@@ -352,24 +352,24 @@ Result<PostProcessor> PostProcessor::read(const Field& field) {
 Result<TokenDecoder> TokenDecoder::read(const Field& field) {
   TokenDecoder decoder;
   // The steps that occur, in the only order that is supported.
-  enum Stage { none, replace, byte_fallback, fuse, strip, byte_level };
-  Stage stage = none;
+  enum class Stage { none, replace, byte_fallback, fuse, strip, byte_level };
+  Stage stage = Stage::none;
   std::size_t count = 0;
   const auto one = [&](const Field& component, std::string_view type) -> Result<void> {
     const auto enter = [&](Stage next) -> Result<void> {
-      const bool in_order = next == byte_level    ? stage == none
-                            : stage == byte_level ? next == fuse
-                            : next == replace     ? stage <= replace
-                                                  : stage < next;
+      const bool in_order = next == Stage::byte_level    ? stage == Stage::none
+                            : stage == Stage::byte_level ? next == Stage::fuse
+                            : next == Stage::replace     ? stage <= Stage::replace
+                                                         : stage < next;
       if (!in_order) {
         return Error(ErrorCode::unsupported,
                      {component.path(), ".type: unsupported ", quoted(type), " in this place"});
       }
-      if (stage != byte_level) stage = next;
+      if (stage != Stage::byte_level) stage = next;
       return {};
     };
     decoder.kind = Kind::tokens;
-    if (type == "ByteLevel") return enter(byte_level);
+    if (type == "ByteLevel") return enter(Stage::byte_level);
     if (type == "Fuse") {
       CIUIC_TRY(enter(Stage::fuse));
       decoder.fuse = true;
@@ -406,7 +406,7 @@ Result<TokenDecoder> TokenDecoder::read(const Field& field) {
     return {};
   };
   CIUIC_TRY(for_each_component(field, "decoders", count, one));
-  if (stage == byte_level) decoder.kind = Kind::byte_level;
+  if (stage == Stage::byte_level) decoder.kind = Kind::byte_level;
   return decoder;
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/json.hpp"
 #include "base/try.hpp"
+#include "text/fields.hpp"
 #include "text/tokenizer_state.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
@@ -138,7 +139,7 @@ class FileReader final : public JsonEvents {
         added_has_normalized_ = false;
         return {};
       case Where::added_item:
-        return wanted(added_path() + "." + key_, "a scalar", kind);
+        return wanted(member_path(added_path(), key_), "a scalar", kind);
       case Where::model:
         if (key_ == "vocab") {
           if (!is_object) return wanted("model.vocab", "an object", kind);
@@ -305,7 +306,7 @@ class FileReader final : public JsonEvents {
   }
 
   Result<void> added_scalar(const Scalar& value) {
-    const std::string path = added_path() + "." + key_;
+    const std::string path = member_path(added_path(), key_);
     if (key_ == "id") {
       if (value.kind != JsonValue::Kind::integer) return wanted(path, "an integer", value.kind);
       const std::int32_t largest = state_.bpe.vocabulary.largest_allowed_id();
@@ -352,7 +353,7 @@ class FileReader final : public JsonEvents {
 
   Result<void> model_scalar(const Scalar& value) {
     if (merges_only_) return {};
-    const std::string path = "model." + key_;
+    const std::string path = member_path("model", key_);
     const bool is_null = value.kind == JsonValue::Kind::null;
     const bool is_string = value.kind == JsonValue::Kind::string;
     if (key_ == "type") {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <tuple>
 #include <vector>
 
 namespace ciuic::inline CIUIC_ABI {
@@ -169,10 +170,11 @@ void normalize_part(std::string& out, std::string_view part, utf8proc_option_t o
                                 kLongest, options, &last_boundary_class);
     codes.resize(size + (n > 0 ? static_cast<std::size_t>(n) : 0));
   }
-  // Canonical ordering: a stable sort of every run of marks, so that long runs stay cheap.
+  // Canonical ordering: every run of marks by class, else as it was, so that long runs stay cheap.
   const auto rank = [](utf8proc_int32_t code) {
-    return utf8proc_get_property(code)->combining_class;
+    return static_cast<int>(utf8proc_get_property(code)->combining_class);
   };
+  std::vector<std::tuple<int, std::size_t, utf8proc_int32_t>> marks;
   for (std::size_t i = 0; i < codes.size();) {
     if (rank(codes[i]) == 0) {
       ++i;
@@ -180,10 +182,16 @@ void normalize_part(std::string& out, std::string_view part, utf8proc_option_t o
     }
     std::size_t end = i + 1;
     while (end < codes.size() && rank(codes[end]) != 0) ++end;
-    const auto first = codes.begin() + static_cast<std::ptrdiff_t>(i);
-    const auto last = codes.begin() + static_cast<std::ptrdiff_t>(end);
-    const auto before = [&](auto a, auto b) { return rank(a) < rank(b); };
-    if (!std::is_sorted(first, last, before)) std::stable_sort(first, last, before);
+    if (end - i == 1) {
+      i = end;
+      continue;
+    }
+    marks.clear();
+    for (std::size_t k = i; k < end; ++k) {
+      marks.push_back({rank(codes[k]), k, codes[k]});
+    }
+    std::sort(marks.begin(), marks.end());
+    for (std::size_t k = i; k < end; ++k) codes[k] = std::get<2>(marks[k - i]);
     i = end;
   }
   utf8proc_ssize_t n = static_cast<utf8proc_ssize_t>(codes.size());

@@ -205,6 +205,8 @@ std::vector<Case> cases() {
        "added_tokens[0].content: 1000000 bytes, limit 4096"},
       {"added token with a list for content", added(R"([{"id":5,"content":[]}])"),
        "added_tokens[0].content: wanted a scalar, got an array"},
+      {"added token with a line break in a field's name", added(R"([{"id":5,"con\ntent":[]}])"),
+       R"(added_tokens[0]["con\ntent"]: wanted a scalar)"},
       {"added token with a number for a flag", added(R"([{"id":5,"content":"x","special":1}])"),
        "added_tokens[0].special: wanted a boolean"},
       {"added token with another's id", added(R"([{"id":0,"content":"x"}])"),
@@ -312,7 +314,8 @@ TEST_CASE("Hostile tokenizer files are refused with file and field") {
     const ErrorCode code = m.result.error().code();
     CHECK((code == ErrorCode::bad_model || code == ErrorCode::unsupported));
     CHECK(message.rfind("m/tokenizer.json: ", 0) == 0);
-    CHECK_THAT(message, Catch::Matchers::Contains(c.wanted));
+    INFO(message << "\n  wanted: " << c.wanted);
+    CHECK(message.find(c.wanted) != std::string::npos);
     CHECK(message.find('\n') == std::string::npos);
     CHECK(message.size() < 400);
     CHECK(m.peak <= bound(c.json));
@@ -357,7 +360,7 @@ TEST_CASE("A catastrophic expression makes encode fail, not hang") {
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   REQUIRE_FALSE(ids);
   CHECK(ids.error().code() == ErrorCode::unsupported);
-  CHECK_THAT(std::string(ids.error().message()), Catch::Matchers::Contains("too many steps"));
+  CHECK(ids.error().message().find("too many steps") != std::string_view::npos);
   CHECK(took.count() < 10.0);
 }
 
