@@ -5,30 +5,10 @@
 
 #include "ciuic/batching/dynamic_batcher.hpp"
 #include "support/catch.hpp"
+#include "support/counted_allocations.hpp"
 
 using namespace ciuic;
 using namespace std::chrono_literals;
-
-namespace {
-std::atomic<std::uint64_t> allocations{0};
-
-void* counted(std::size_t bytes, std::size_t alignment) {
-  ++allocations;
-  return std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-}
-}  // namespace
-
-void* operator new(std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return counted(bytes, static_cast<std::size_t>(alignment));
-}
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
-  return counted(bytes, alignof(std::max_align_t));
-}
-void operator delete(void* block) noexcept { std::free(block); }
-void operator delete(void* block, std::size_t) noexcept { std::free(block); }
-void operator delete(void* block, std::align_val_t) noexcept { std::free(block); }
-void operator delete(void* block, std::size_t, std::align_val_t) noexcept { std::free(block); }
 
 TEST_CASE(
     "Requests, answers, cancels, deadlines, callbacks and refusals-by-wait allocate nothing") {
@@ -60,9 +40,9 @@ TEST_CASE(
     while (called == before) yield_thread();
   };
   round();  // the threads are up
-  const std::uint64_t before = allocations;
+  const std::uint64_t before = testing::allocation_count;
   for (int i = 0; i < 200; ++i) round();
-  const std::uint64_t after = allocations;
+  const std::uint64_t after = testing::allocation_count;
   CHECK(after - before == 0);
   CHECK(failures == 0);
 }

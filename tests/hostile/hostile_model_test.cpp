@@ -11,13 +11,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
 #include <functional>
-#include <new>
 #include <string>
 #include <vector>
 
@@ -26,52 +24,14 @@
 #include "ciuic/model/model_config.hpp"
 #include "ciuic/model/weight_files.hpp"
 #include "support/catch.hpp"
+#include "support/counted_allocations.hpp"
 #include "support/model_directory.hpp"
 
 using namespace ciuic;
 using namespace ciuic::testing;
 
-// Counts every byte that this program asks for.
-namespace {
-std::atomic<std::uint64_t> allocated_bytes{0};
-
-void* counted(std::size_t bytes, std::size_t alignment) {
-  allocated_bytes.fetch_add(bytes, std::memory_order_relaxed);
-  if (alignment <= alignof(std::max_align_t)) return std::malloc(bytes == 0 ? 1 : bytes);
-  return std::aligned_alloc(alignment, (bytes + alignment) / alignment * alignment);
-}
-void* counted_or_throw(std::size_t bytes, std::size_t alignment) {
-  void* block = counted(bytes, alignment);
-  if (block == nullptr) throw std::bad_alloc();
-  return block;
-}
-}  // namespace
-
-void* operator new(std::size_t bytes) { return counted_or_throw(bytes, 1); }
-void* operator new[](std::size_t bytes) { return counted_or_throw(bytes, 1); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return counted_or_throw(bytes, static_cast<std::size_t>(alignment));
-}
-void* operator new[](std::size_t bytes, std::align_val_t alignment) {
-  return counted_or_throw(bytes, static_cast<std::size_t>(alignment));
-}
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return counted(bytes, 1); }
-void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept {
-  return counted(bytes, 1);
-}
-void operator delete(void* block) noexcept { std::free(block); }
-void operator delete[](void* block) noexcept { std::free(block); }
-void operator delete(void* block, std::size_t) noexcept { std::free(block); }
-void operator delete[](void* block, std::size_t) noexcept { std::free(block); }
-void operator delete(void* block, std::align_val_t) noexcept { std::free(block); }
-void operator delete[](void* block, std::align_val_t) noexcept { std::free(block); }
-void operator delete(void* block, std::size_t, std::align_val_t) noexcept { std::free(block); }
-void operator delete[](void* block, std::size_t, std::align_val_t) noexcept { std::free(block); }
-
 namespace {
 
-/// Everything that is read before memory for weights is allocated. The full loader takes this
-/// place.
 Result<void> open_model_directory(const fs::path& directory) {
   const Result<LanguageModel> model = LanguageModel::load(directory);
   if (!model) return model.error();

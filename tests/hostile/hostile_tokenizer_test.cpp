@@ -1,49 +1,17 @@
 // Files that are broken on purpose: each is refused with one line that names the file and the
 // field, in under a second, within 4 x the file + 16 MB of memory, and the next good file loads.
-#include <atomic>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
-#include <new>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "ciuic/text/tokenizer.hpp"
 #include "support/catch.hpp"
-
-namespace {
-std::atomic<std::size_t> live_bytes{0}, peak_bytes{0}, total_bytes{0};
-
-void* counted(std::size_t bytes) {
-  void* block = std::malloc(bytes + 16);
-  if (block == nullptr) throw std::bad_alloc();
-  *static_cast<std::size_t*>(block) = bytes;
-  total_bytes += bytes;
-  const std::size_t live = live_bytes += bytes;
-  if (live > peak_bytes) peak_bytes = live;
-  return static_cast<char*>(block) + 16;
-}
-void uncounted(void* pointer) noexcept {
-  if (pointer == nullptr) return;
-  void* block = static_cast<char*>(pointer) - 16;
-  live_bytes -= *static_cast<std::size_t*>(block);
-  std::free(block);
-}
-}  // namespace
-
-void* operator new(std::size_t bytes) { return counted(bytes); }
-void* operator new[](std::size_t bytes) { return counted(bytes); }
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return counted(bytes); }
-void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept { return counted(bytes); }
-void operator delete(void* pointer) noexcept { uncounted(pointer); }
-void operator delete[](void* pointer) noexcept { uncounted(pointer); }
-void operator delete(void* pointer, std::size_t) noexcept { uncounted(pointer); }
-void operator delete[](void* pointer, std::size_t) noexcept { uncounted(pointer); }
-void operator delete(void* pointer, const std::nothrow_t&) noexcept { uncounted(pointer); }
-void operator delete[](void* pointer, const std::nothrow_t&) noexcept { uncounted(pointer); }
+#include "support/counted_allocations.hpp"
 
 using namespace ciuic;
+using namespace ciuic::testing;
 
 namespace {
 
@@ -56,11 +24,11 @@ struct Measured {
 Measured load(const std::string& json) {
   const auto start = std::chrono::steady_clock::now();
   const std::size_t live = live_bytes;
-  const std::size_t total = total_bytes;
+  const std::size_t total = allocated_bytes;
   peak_bytes = live;
   Result<Tokenizer> result = Tokenizer::parse(json, "m/tokenizer.json");
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-  return {std::move(result), peak_bytes - live, total_bytes - total, took.count()};
+  return {std::move(result), peak_bytes - live, allocated_bytes - total, took.count()};
 }
 
 constexpr double kMega = 1e6;
