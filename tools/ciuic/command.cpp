@@ -29,14 +29,14 @@ LanguageModel ModelFlags::load() const {
                   "--weights: wanted f32, the only one of this version, got " + weights);
   }
   Result<LanguageModel> model = load_model(directory, {.weights = *dtype, .threads = threads});
-  if (!model) throw Failure(kBadInput, model.error());
+  if (!model) throw Failure(directory, model.error());
   return *std::move(model);
 }
 
 Tokenizer ModelFlags::load_tokenizer() const {
   Result<Tokenizer> tokenizer =
       Tokenizer::load((std::filesystem::path(directory) / "tokenizer.json").string());
-  if (!tokenizer) throw Failure(kBadInput, tokenizer.error());
+  if (!tokenizer) throw Failure(directory, tokenizer.error());
   return *std::move(tokenizer);
 }
 

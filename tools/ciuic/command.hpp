@@ -21,6 +21,11 @@ struct Failure : std::runtime_error {
       : std::runtime_error(line), status(exit_status) {}
   Failure(ExitStatus exit_status, const Error& error)
       : Failure(exit_status, std::string(error.message())) {}
+  /// The same for something wrong in a model directory, which the line then names.
+  Failure(const std::string& directory, const Error& error)
+      : Failure(kBadInput, error.message().find(directory) == std::string_view::npos
+                               ? directory + ": " + std::string(error.message())
+                               : std::string(error.message())) {}
   ExitStatus status;
 };
 

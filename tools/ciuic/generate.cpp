@@ -148,7 +148,7 @@ void run(const Flags& flags) {
   Progress progress("generate", streaming ? 0 : prompts.size());
   Json results = Json::array();
   std::size_t prompt_tokens = 0, new_tokens = 0;
-  bool failed = false;
+  std::string failures;  // one line each
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     while (streaming) {
       const auto piece = streams[i].next();
@@ -166,16 +166,16 @@ void run(const Flags& flags) {
       prompt_tokens += static_cast<std::size_t>(answer->prompt_tokens);
       new_tokens += answer->tokens.size();
     } else {
-      failed = true;
+      if (!failures.empty()) failures += "\nciuic: ";
+      if (prompts.size() > 1) failures += "prompt " + std::to_string(i + 1) + ": ";
+      failures += answer.error().message();
       row["error"] = {{"code", to_string(answer.error().code())},
                       {"message", answer.error().message()}};
-      std::fprintf(stderr, "ciuic: prompt %zu: %s\n", i + 1,
-                   std::string(answer.error().message()).c_str());
     }
     if (flags.model.json) {
       results.push_back(std::move(row));
     } else if (streaming) {
-      std::printf("\n");
+      if (answer) std::printf("\n");
     } else if (answer) {
       progress.clear();
       std::printf("%s%s\n", prompts[i].text.c_str(), answer->text.c_str());
@@ -194,7 +194,7 @@ void run(const Flags& flags) {
                   {"steps", stats.steps},
                   {"mean_sequences_per_step", stats.mean_sequences_per_step()}}}});
   }
-  if (failed) throw Failure(kRequestFailed, "generate: some prompts have no answer");
+  if (!failures.empty()) throw Failure(kRequestFailed, failures);
 }
 
 }  // namespace

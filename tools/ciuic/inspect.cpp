@@ -30,9 +30,9 @@ std::uint64_t weights_bytes(const WeightFiles& files, DType dtype) {
 
 void run(const ModelFlags& flags) {
   const Result<ModelConfig> config = ModelConfig::load(flags.directory);
-  if (!config) throw Failure(kBadInput, config.error());
+  if (!config) throw Failure(flags.directory, config.error());
   const Result<WeightFiles> files = WeightFiles::open(flags.directory);
-  if (!files) throw Failure(kBadInput, files.error());
+  if (!files) throw Failure(flags.directory, files.error());
   const std::uint64_t kv_bytes_per_token =
       std::uint64_t{2} * static_cast<std::uint64_t>(config->num_hidden_layers) *
       static_cast<std::uint64_t>(config->num_key_value_heads) *
