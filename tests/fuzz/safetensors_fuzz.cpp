@@ -1,8 +1,13 @@
 // libFuzzer target: a safetensors header, and the file that is said to go on after it.
 //
-// Input: 1 byte that chooses how much data the file claims to hold, then the JSON text. With the
-// top bit set the input is a whole file instead, length prefix and all. Whatever is accepted must
-// keep the promises of SafetensorsHeader; they are checked again here, by other means.
+// Input: 1 byte that chooses what the others are, by its upper two bits:
+//   0x   the JSON text of a header; the lower seven bits are how much data the file claims to hold
+//   10   a whole file, length prefix and all
+//   11   instructions for a header that is right but for small slips (`HeaderMaker`): bytes alone
+//   hardly
+//        ever change two numbers of a text in a way that fits
+// Whatever is accepted must keep the promises of SafetensorsHeader; they are checked again here, by
+// other means.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -50,6 +55,57 @@ void check_promises(const SafetensorsHeader& header, std::uint64_t data_bytes,
   require(end == data_bytes && total == data_bytes);
 }
 
+/// Writes the header of a few tensors one after the other, each number a little wrong where the
+/// input says so.
+class HeaderMaker {
+ public:
+  explicit HeaderMaker(std::string_view input) noexcept : input_(input) {}
+
+  std::string text() {
+    std::string all = "{";
+    for (int i = 0; i < 6 && !input_.empty(); ++i) {
+      all += (i == 0 ? "\"t" : ",\"t") + std::to_string(i % 5) + "\":" + entry();
+    }
+    return all + "}";
+  }
+  /// Where the tensors end, or what they add up to: the two differ when there is a hole or overlap.
+  std::uint64_t data_bytes() const { return num_slips_ % 2 == 0 ? end_ : total_; }
+
+ private:
+  unsigned next() {
+    if (input_.empty()) return 0;
+    const unsigned byte = static_cast<unsigned char>(input_.front());
+    input_.remove_prefix(1);
+    return byte;
+  }
+  /// Mostly 0, else a small step up or down, or a large one.
+  std::uint64_t slip() {
+    const unsigned byte = next();
+    if (byte < 200) return 0;
+    ++num_slips_;
+    if (byte >= 250) return std::uint64_t{1} << (8 * (byte - 248));
+    return std::uint64_t{byte % 8} - 4;
+  }
+  std::string entry() {
+    const auto dtype = static_cast<FileDType>(next() % 22);
+    std::uint64_t size = bits_of(dtype);
+    std::string shape;
+    for (unsigned rank = next() % 4; rank > 0; --rank) {
+      const std::uint64_t extent = next() % 7 + slip();
+      shape += (shape.empty() ? "" : ",") + std::to_string(extent);
+      size *= extent;  // may wrap, as it would in a careless reader
+    }
+    const std::uint64_t begin = end_ + slip();
+    end_ = begin + size / 8 + slip();
+    total_ += size / 8;
+    return "{\"dtype\":\"" + std::string(to_string(dtype)) + "\",\"shape\":[" + shape +
+           "],\"data_offsets\":[" + std::to_string(begin) + "," + std::to_string(end_) + "]}";
+  }
+
+  std::string_view input_;
+  std::uint64_t end_ = 0, total_ = 0, num_slips_ = 0;
+};
+
 void check_refusal(const Error& error) {
   require(error.code() == ErrorCode::bad_model);
   require(error.message().size() < 500);
@@ -63,7 +119,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const LoadLimits limits{.max_header_bytes = std::uint64_t{1} << 20, .max_tensors = 1000};
   std::string_view text(reinterpret_cast<const char*>(data) + 1, size - 1);
   std::uint64_t data_bytes = data[0] & 0x7Fu;
-  if ((data[0] & 0x80u) != 0) {
+  std::string made;
+  if (data[0] >= 0xC0u) {
+    HeaderMaker maker(text);
+    made = maker.text();
+    data_bytes = maker.data_bytes();
+    text = made;
+  } else if (data[0] >= 0x80u) {
     if (text.size() < SafetensorsHeader::kPrefixBytes) return 0;
     const auto prefix =
         std::as_bytes(std::span(text.data(), text.size())).first<SafetensorsHeader::kPrefixBytes>();
