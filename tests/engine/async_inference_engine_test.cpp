@@ -133,6 +133,9 @@ TEST_CASE("Wrong requests are refused with the parameter's name") {
         0);
   CHECK(refusal("x", {.sampling = {.top_p = 2}}).find("invalid_argument top_p:") == 0);
   CHECK(refusal("x", {.stop = {""}}).find("invalid_argument stop:") == 0);
+  CHECK(refusal("x", {.stop = {"\xA9"}}).find("invalid_argument stop:") == 0);
+  CHECK(refusal("x", {.stop = std::vector<std::string>(65, "s")}).find("invalid_argument stop:") ==
+        0);
   CHECK(refusal(std::string(256, 'x'), {}).find("oversize prompt:") == 0);
   CHECK(refusal("\xFF", {}).find("invalid_argument toy:") == 0);
   CHECK(refusal("x", {.timeout = 0s}).find("expired") == 0);
@@ -151,6 +154,9 @@ TEST_CASE("Engine options that cannot work refuse every request with the reason"
   TextStream stream = engine.generate("x");
   CHECK(stream.finish().error().message().find("kv_memory: wanted at least one page") == 0);
   CHECK(engine.drain(0s));
+  Engine crowd(ToyLanguageModel(toy.log), {.max_sequences = 1 << 25, .max_batch_tokens = 1 << 25});
+  CHECK(crowd.generate("x").finish().error().message().find("max_sequences: wanted 1 to 65536") ==
+        0);
 }
 
 TEST_CASE("A queue that is full says so, and a request too large for kv_memory is refused") {
@@ -275,7 +281,8 @@ TEST_CASE("Steps run on the host's executor, which may refuse or outlive the eng
   {
     Engine engine(ToyLanguageModel(toy.log), options);
     for (int i = 0; i < 40; ++i) {
-      streams.push_back(engine.generate(std::string(static_cast<std::size_t>(1 + i), 'e'), {.max_new_tokens = 9}));
+      streams.push_back(engine.generate(std::string(static_cast<std::size_t>(1 + i), 'e'),
+                                        {.max_new_tokens = 9}));
     }
     for (int i = 0; i < 40; ++i) {
       CHECK(streams[static_cast<std::size_t>(i)].finish().value().text ==
@@ -295,5 +302,109 @@ TEST_CASE("Steps run on the host's executor, which may refuse or outlive the eng
   options.host.executor = &refusing;
   Engine engine(ToyLanguageModel(toy.log), options);
   TextStream stream = engine.generate("x");
-  CHECK(stream.finish().error().code() == ErrorCode::shutting_down);
+  CHECK(stream.finish().error().code() == ErrorCode::queue_full);
+}
+
+TEST_CASE("Of a failing step only the culprits end with its error") {
+  Toy toy;
+  Engine engine(ToyLanguageModel(toy.log), toy.host_driven());
+  toy.log->before_step = [](std::span<const SequenceStep> steps) -> Result<void> {
+    for (const SequenceStep& step : steps) {
+      if (step.history.front() == 'X') throw std::runtime_error("bad request");
+    }
+    return {};
+  };
+  std::vector<TextStream> streams;
+  for (const char* prompt : {"one", "X two", "three", "X four", "five"}) {
+    streams.push_back(engine.generate(prompt, {.max_new_tokens = 6}));
+  }
+  run(engine);
+  CHECK(streams[0].finish().value().text == toy_answer("one", 6));
+  CHECK(streams[2].finish().value().text == toy_answer("three", 6));
+  CHECK(streams[4].finish().value().text == toy_answer("five", 6));
+  CHECK(streams[1].finish().error().message() == "step: the model threw: bad request");
+  CHECK_FALSE(streams[3].finish());
+  CHECK(toy.log->broken.empty());
+}
+
+TEST_CASE("A model that answers with no token, or with one beyond its vocabulary, fails alone") {
+  Toy toy;
+  Engine engine(ToyLanguageModel(toy.log), toy.host_driven());
+  toy.log->wild_token = 128;
+  TextStream wild = engine.generate("w?"), tame = engine.generate("tame", {.max_new_tokens = 4});
+  run(engine);
+  CHECK(wild.finish().error().code() == ErrorCode::contract_violation);
+  CHECK(tame.finish().value().text == toy_answer("tame", 4));
+}
+
+TEST_CASE("Drain gives up at its timeout although steps go on") {
+  Toy toy;
+  Engine engine(ToyLanguageModel(toy.log), toy.host_driven());
+  TextStream endless = engine.generate("e", {.max_new_tokens = 200, .ignore_end_tokens = true});
+  int steps = 0;
+  toy.log->before_step = [&](auto) -> Result<void> {
+    toy.clock.advance(1ms);
+    ++steps;
+    return {};
+  };
+  CHECK_FALSE(engine.drain(10ms));
+  CHECK(steps == 10);
+  CHECK(engine.drain(10s));
+  CHECK(endless.finish().value().tokens.size() == 200);
+}
+
+TEST_CASE("Stop from inside a step is diagnosed") {
+  Toy toy;
+  Engine engine(ToyLanguageModel(toy.log));
+  ErrorCode code = ErrorCode::internal;
+  toy.log->before_step = [&](auto) -> Result<void> {
+    const Result<void> stopped = engine.stop();
+    code = stopped ? ErrorCode::internal : stopped.error().code();
+    return {};
+  };
+  TextStream stream = engine.generate("x", {.max_new_tokens = 1});
+  CHECK(stream.finish());
+  CHECK(engine.stop());
+  CHECK(code == ErrorCode::would_deadlock);
+}
+
+TEST_CASE("An executor that is full for a moment costs one request, not the engine") {
+  struct Moody final : Executor {  // runs tasks when told to; refuses while full
+    std::vector<Function<void()>> tasks;
+    bool full = false;
+    bool post(Function<void()>&& task) noexcept override {
+      if (full) return false;
+      tasks.push_back(std::move(task));
+      return true;
+    }
+    bool post_at(TimePoint, Function<void()>&&) noexcept override { return false; }
+    void run() {
+      while (!tasks.empty()) {
+        Function<void()> task = std::move(tasks.front());
+        tasks.erase(tasks.begin());
+        task();
+      }
+    }
+  } executor;
+  Toy toy;
+  EngineOptions options;
+  options.host.executor = &executor;
+  Engine engine(ToyLanguageModel(toy.log), options);
+  executor.full = true;
+  TextStream refused = engine.generate("refused");
+  CHECK(refused.finish().error().code() == ErrorCode::queue_full);
+  executor.full = false;
+  TextStream served = engine.generate("served", {.max_new_tokens = 5});
+  CHECK(executor.tasks.size() == 1);
+  TextStream joins = engine.generate("joins", {.max_new_tokens = 7});
+  CHECK(executor.tasks.size() == 1);  // never more than one task
+  executor.run();
+  CHECK(served.finish().value().text == toy_answer("served", 5));
+  CHECK(joins.finish().value().text == toy_answer("joins", 7));
+  TextStream dropped = engine.generate("dropped");
+  executor.tasks.clear();  // destroyed unrun
+  CHECK(dropped.finish().error().code() == ErrorCode::queue_full);
+  TextStream again = engine.generate("again", {.max_new_tokens = 2});
+  executor.run();
+  CHECK(again.finish().value().text == toy_answer("again", 2));
 }

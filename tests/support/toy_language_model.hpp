@@ -36,7 +36,8 @@ class ToyLanguageModel {
     std::vector<std::size_t> sequences_per_step, tokens_per_step;
     std::string broken;  // the first broken promise of the engine
     Function<Result<void>(std::span<const SequenceStep>)> before_step;  // may fail or throw
-    std::int32_t nan_token = -1;  // a context ending in this token fails alone
+    std::int32_t nan_token = -1;   // a context ending in this token fails alone
+    std::int32_t wild_token = -1;  // the answer to a context ending in '?', unless -1
   };
 
   ToyLanguageModel(std::shared_ptr<Log> log, ToySettings settings = {})
@@ -86,6 +87,8 @@ class ToyLanguageModel {
       if (!s.sample) continue;
       if (context.back() == log_->nan_token) {
         results[i].error = Error(ErrorCode::model_failed, "logits: a NaN");
+      } else if (log_->wild_token != -1 && context.back() == '?') {
+        results[i].token = log_->wild_token;
       } else {
         results[i].token = toy_next(context, settings_);
       }

@@ -30,6 +30,7 @@
 #define CIUIC_CAPABILITY(name) CIUIC_THREAD_ANNOTATION(capability(name))
 #define CIUIC_SCOPED_CAPABILITY CIUIC_THREAD_ANNOTATION(scoped_lockable)
 #define CIUIC_GUARDED_BY(mutex) CIUIC_THREAD_ANNOTATION(guarded_by(mutex))
+#define CIUIC_PT_GUARDED_BY(mutex) CIUIC_THREAD_ANNOTATION(pt_guarded_by(mutex))
 #define CIUIC_REQUIRES(mutex) CIUIC_THREAD_ANNOTATION(requires_capability(mutex))
 #define CIUIC_EXCLUDES(mutex) CIUIC_THREAD_ANNOTATION(locks_excluded(mutex))
 #define CIUIC_ACQUIRE(...) CIUIC_THREAD_ANNOTATION(acquire_capability(__VA_ARGS__))

@@ -10,20 +10,21 @@ namespace ciuic::inline CIUIC_ABI {
 
 /// Runs requests through a model it owns, as one continuously changing batch: a request joins at
 /// the next step after it is submitted and leaves when its answer ends. Every accepted request ends
-/// exactly once, as an answer or an error, whatever throws, expires, is cancelled or shuts down.
+/// exactly once, as an answer or an error, whatever throws, expires, is cancelled or shuts down. A
+/// step that fails is tried again one sequence at a time, so only the culprits end with its error.
 ///
 ///   AsyncInferenceEngine engine(std::move(model), {.max_batch_tokens = 4096, .kv_memory = 2_GiB});
-///   TextStream stream = engine.generate("Name three rivers.", {.max_new_tokens = 64, .timeout =
-///   2s});
+///   TextStream stream = engine.generate("Name three rivers.", {.max_new_tokens = 64});
 ///
 /// Thread-safety: thread-safe. Steps run on one thread of its own, on `host.executor` when given,
-/// or in `run_one` when host-driven; that thread sleeps while there is nothing to do. Streams may
-/// outlive the engine. The destructor is `stop`.
+/// or in `run_one` when host-driven; that thread sleeps while there is nothing to do. The model's
+/// own functions must not call back into the engine. Streams may outlive the engine. The destructor
+/// is `stop`, and not to be run from inside a step.
 template <TextModel Model>
 class AsyncInferenceEngine {
  public:
-  /// Takes memory for keys and values at once. When that or starting a thread fails, every request
-  /// is refused with the reason, which `status` also tells.
+  /// Takes memory for keys and values at once. When that or starting a thread fails, or an option
+  /// is out of range, every request is refused with the reason, which `status` also tells.
   explicit AsyncInferenceEngine(Model model, const EngineOptions& options = {})
       : model_(std::move(model)), adapter_(model_), engine_(adapter_, options) {}
 
@@ -40,16 +41,16 @@ class AsyncInferenceEngine {
     return engine_.generate(std::move(prompt), std::move(options));
   }
 
-  /// Host-driven mode: runs at most one step on the calling thread. False when there was nothing to
-  /// compute; then call again after a submit, a cancel, or at `next_event`.
+  /// Host-driven mode: runs at most one step on the calling thread. False when there is nothing to
+  /// compute, or another thread is inside a step; there is nothing to wait for then but the next
+  /// `generate`. Always false when the engine is driven otherwise.
   bool run_one() { return engine_.run_one(); }
-  TimePoint next_event() const { return engine_.next_event(); }
 
   /// Accepts nothing more and waits for what was accepted. False when `timeout` came first.
   bool drain(Duration timeout = Duration::max()) { return engine_.drain(timeout); }
   /// Accepts nothing more and ends every request with `shutting_down`, after the step that runs
-  /// now.
-  void stop() { engine_.stop(); }
+  /// now. Errors: `would_deadlock` when called from inside a step.
+  Result<void> stop() { return engine_.stop(); }
 
   EngineStats stats() const { return engine_.stats(); }
 

@@ -15,7 +15,7 @@ namespace ciuic::inline CIUIC_ABI {
 struct GenerateOptions {
   std::int32_t max_new_tokens = 128;   ///< the answer is cut after so many; at least 1
   SamplingOptions sampling{};          ///< greedy by default
-  std::vector<std::string> stop{};     ///< the answer ends before the first of these texts
+  std::vector<std::string> stop{};     ///< the answer ends before the first of these to complete
   std::vector<TokenId> stop_tokens{};  ///< besides the model's own end tokens
   bool ignore_end_tokens = false;      ///< go on past the model's end tokens (for measurements)
   bool parse_special = false;         ///< literals of special tokens in the prompt are those tokens
@@ -45,7 +45,7 @@ constexpr std::string_view to_string(FinishReason reason) noexcept {
 /// A finished answer.
 struct Generation {
   std::string text;             ///< valid UTF-8; the stop text is not part of it
-  std::vector<TokenId> tokens;  ///< new tokens, end-of-text excluded
+  std::vector<TokenId> tokens;  ///< new ones; end-of-text excluded, a stop text's included
   std::int32_t prompt_tokens = 0;
   FinishReason reason = FinishReason::length;
   Duration queue_time{};           ///< from submit to the first step

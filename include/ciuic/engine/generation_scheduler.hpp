@@ -21,6 +21,7 @@
 
 #include "ciuic/base/checked.hpp"
 #include "ciuic/base/generation.hpp"
+#include "ciuic/base/guarded.hpp"
 #include "ciuic/batching/batch_core.hpp"
 #include "ciuic/engine/generated_text.hpp"
 #include "ciuic/engine/generation.hpp"
@@ -64,6 +65,7 @@ struct SchedulerLimits {
   std::int32_t max_sequences = 32;
   std::int32_t max_batch_tokens = 2048;
   std::int32_t max_context_tokens = 0;
+  std::int32_t vocab_size = 0;
   std::int32_t page_tokens = 16;
   std::int32_t pages = 0;
   std::size_t queue_capacity = 1024;
@@ -72,8 +74,10 @@ struct SchedulerLimits {
 /// Thread-safety: thread-compatible; the engine's lock guards it.
 class GenerationScheduler {
  public:
-  explicit GenerationScheduler(const SchedulerLimits& limits)
+  /// `cancels` counts the cancellations so far; it must outlive the scheduler.
+  GenerationScheduler(const SchedulerLimits& limits, const Atomic<std::uint64_t>& cancels)
       : limits_(limits),
+        cancels_(cancels),
         core_({.max_batch_size = static_cast<std::size_t>(limits.max_sequences),
                .min_batch_size = 1,
                .max_batch_cost = static_cast<std::uint64_t>(limits.pages),
@@ -155,12 +159,7 @@ class GenerationScheduler {
             end(slot, Error(ErrorCode::expired, "deadline: passed before the answer was finished"));
           }
           break;
-        case BatchAction::abandon:
-          for (const SlotHandle& slot : action.slots) {
-            fail_one(slot,
-                     Error(ErrorCode::shutting_down, "engine: stopped before the request ran"));
-          }
-          break;
+        case BatchAction::abandon:  // never: what must end is ended by end_all()
         case BatchAction::wait_until:
         case BatchAction::idle:
           more = false;
@@ -170,9 +169,6 @@ class GenerationScheduler {
     return steps_;
   }
 
-  /// After plan() returned nothing: when to call it again unless something changes.
-  TimePoint next_event() const noexcept { return core_.next_deadline(); }
-
   /// Takes over what the model made of the planned step. A request whose text finds no memory fails
   /// alone.
   void commit(std::span<const StepResult> results, TimePoint now) {
@@ -180,34 +176,19 @@ class GenerationScheduler {
     stats_.sequence_steps += in_step_.size();
     for (std::size_t i = 0; i < in_step_.size(); ++i) {
       const SlotHandle slot = in_step_[i]->slot;
-#if defined(__cpp_exceptions)
-      try {
+      const Result<void> committed = call_guarded(ErrorCode::model_failed, "the model's text", [&] {
         commit_one(*in_step_[i], steps_[i], results[i], now);
-      } catch (...) {
-        fail_one(slot, Error(ErrorCode::out_of_memory, "answer: no memory for its text"));
-      }
-#else
-      commit_one(*in_step_[i], steps_[i], results[i], now);
-#endif
+      });
+      if (!committed) fail_one(slot, committed.error());
     }
     in_step_.clear();
     steps_.clear();
   }
 
-  /// The model failed the planned step: its sequences end with `error`.
-  void fail(const Error& error) {
-    for (Sequence* sequence : in_step_) fail_one(sequence->slot, error);
-    in_step_.clear();
-    steps_.clear();
-  }
-
-  /// Accepts nothing more; what waits is ended by the next plan(), what runs goes on.
-  void stop() noexcept { core_.stop(); }
   /// Accepts nothing more; what waits and what runs goes on.
   void drain() noexcept { core_.drain(); }
-  /// Ends everything now. Not while a planned step runs.
-  void abort(const Error& error) {
-    core_.stop();
+  /// Ends everything that waits or runs. Not while a planned step runs.
+  void end_all(const Error& error) {
     for (std::unique_ptr<Sequence>& sequence : sequences_) {
       if (sequence) fail_one(sequence->slot, error);
     }
@@ -224,10 +205,7 @@ class GenerationScheduler {
   }
 
  private:
-  Error refuse(ErrorCode code, const std::string& message) {
-    ++stats_.refused;
-    return Error(code, message);
-  }
+  static Error refuse(ErrorCode code, const std::string& message) { return Error(code, message); }
 
   void admit(SlotHandle slot, TimePoint now) {
     Sequence& sequence = *sequences_[slot.index];
@@ -266,8 +244,14 @@ class GenerationScheduler {
                   TimePoint now) {
     if (sequence.computed < sequence.prompt_tokens) stats_.prompt_tokens += step.tokens.size();
     sequence.computed += static_cast<std::int32_t>(step.tokens.size());
-    if (!step.sample) return;
     if (result.error) return fail_one(sequence.slot, *result.error);
+    if (!step.sample) return;
+    if (result.token < 0 || result.token >= limits_.vocab_size) {
+      return fail_one(sequence.slot,
+                      Error(ErrorCode::contract_violation,
+                            {"model: wanted a token below ", std::to_string(limits_.vocab_size),
+                             ", got ", std::to_string(result.token)}));
+    }
     ++stats_.generated_tokens;
     accept(sequence, result.token, now);
   }
@@ -328,6 +312,10 @@ class GenerationScheduler {
   }
 
   void retire_cancelled() {
+    // Cancels are rare and ring up a counter: without a new one nobody needs to be looked at.
+    const std::uint64_t cancels = cancels_.load(std::memory_order_acquire);
+    if (cancels == cancels_seen_) return;
+    cancels_seen_ = cancels;
     for (const std::unique_ptr<Sequence>& sequence : sequences_) {
       if (sequence && sequence->stream->cancel_requested()) {
         ++stats_.cancelled;
@@ -337,6 +325,8 @@ class GenerationScheduler {
   }
 
   SchedulerLimits limits_;
+  const Atomic<std::uint64_t>& cancels_;
+  std::uint64_t cancels_seen_ = 0;
   BatchCore core_;
   PagePool pool_;
   std::vector<std::unique_ptr<Sequence>> sequences_;  // by slot: waiting and running

@@ -18,6 +18,7 @@ struct EngineBell {
   Mutex mutex;
   CondVar changed;
   std::uint64_t rings CIUIC_GUARDED_BY(mutex) = 0;
+  Atomic<std::uint64_t> cancels{0};
 
   void ring() noexcept {
     {
@@ -67,7 +68,9 @@ class StreamState {
 
   // --- the reader's side ------------------------------------------------------------------------
   void cancel() noexcept {
-    if (!cancelled_.exchange(true, std::memory_order_acq_rel)) bell_->ring();
+    if (finished() || cancelled_.exchange(true, std::memory_order_acq_rel)) return;
+    bell_->cancels.fetch_add(1, std::memory_order_acq_rel);
+    bell_->ring();
   }
   bool finished() const noexcept {
     const Lock lock(mutex_);
@@ -102,11 +105,14 @@ class StreamState {
 
 }  // namespace detail
 
-/// Text of one answer as it is made. Dropping an unfinished stream cancels its request; `detach`
-/// lets it run. May outlive its engine. Thread-safety: thread-compatible; one reader.
+/// Text of one answer as it is made. A deadline is noticed between steps. Dropping an unfinished
+/// stream cancels its request; `detach` lets it run. May outlive its engine. Thread-safety:
+/// thread-compatible; one reader.
 class TextStream {
  public:
   TextStream() noexcept = default;
+  /// A stream that could not even be made: all it says is `why`.
+  explicit TextStream(ErrorCode why) noexcept : without_state_(why) {}
   explicit TextStream(std::shared_ptr<detail::StreamState> state) noexcept
       : state_(std::move(state)) {}
   TextStream(TextStream&&) noexcept = default;
@@ -114,6 +120,7 @@ class TextStream {
     if (this != &other) {
       cancel();
       state_ = std::move(other.state_);
+      without_state_ = other.without_state_;
       position_ = other.position_;
       piece_ = std::move(other.piece_);
     }
@@ -129,7 +136,9 @@ class TextStream {
   /// Like `next` without waiting: an empty view means "nothing yet".
   [[nodiscard]] Result<std::optional<std::string_view>> try_next() { return read(false); }
 
-  /// Waits for the end and returns the whole answer, also what `next` has already given.
+  /// Waits for the end and returns the whole answer, also what `next` has already given. Waiting is
+  /// for threads that do not themselves have to drive the engine: a host-driven one, or the only
+  /// thread of the executor that runs it, would wait for itself; those use `is_ready`, `try_next`.
   [[nodiscard]] Result<Generation> finish() {
     if (!state_) return no_stream();
     return state_->take();
@@ -145,7 +154,9 @@ class TextStream {
   void detach() noexcept { state_.reset(); }
 
  private:
-  static Error no_stream() {
+  Error no_stream() const {
+    if (without_state_ != ErrorCode::invalid_argument) return Error(without_state_);
+
     return Error(ErrorCode::invalid_argument, "stream: detached or moved from");
   }
   Result<std::optional<std::string_view>> read(bool wait) {
@@ -159,6 +170,7 @@ class TextStream {
   }
 
   std::shared_ptr<detail::StreamState> state_;
+  ErrorCode without_state_ = ErrorCode::invalid_argument;
   std::size_t position_ = 0;
   std::string piece_;
 };
