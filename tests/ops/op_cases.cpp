@@ -15,20 +15,12 @@ std::size_t size(int n) { return static_cast<std::size_t>(n); }
 void check_close(const std::vector<float>& got, const std::vector<Expected>& wanted,
                  std::size_t columns) {
   REQUIRE(got.size() == wanted.size());
-  std::size_t worst = 0;
-  double worst_excess = -1.0;
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    const double excess = std::fabs(double{got[i]} - wanted[i].value) - wanted[i].tolerance;
-    if (!(excess <= worst_excess)) {
-      worst_excess = excess;
-      worst = i;
-    }
-  }
   if (got.empty()) return;
+  const std::size_t worst = worst_of(got, wanted);
   INFO("worst at row " << worst / columns << ", column " << worst % columns << ": wanted "
                        << wanted[worst].value << " +- " << wanted[worst].tolerance << ", got "
                        << got[worst]);
-  CHECK(worst_excess <= 0.0);
+  CHECK(excess(got[worst], wanted[worst]) <= 0.0);
 }
 
 }  // namespace
