@@ -436,6 +436,28 @@ void check_errors(const OpTarget& target) {
   queue.matmul(missing, *matrix, out, {});
   check("matmul: x: wanted f32 [2, 8], got null");
 
+  // Extents that agree with each other and are still none.
+  const auto shaped = [](TensorView view, Shape shape) {
+    view.shape = shape;
+    return view;
+  };
+  const std::string extents = ": wanted extents of 0 or more that fit memory, got ";
+  queue.matmul(shaped(x, {-1, 8}), *matrix, shaped(out, {-1, 8}), {});
+  check("matmul: x" + extents + "f32 [-1, 8]");
+  queue.embed(*matrix, shaped(fine, {-1}), shaped(out, {-1, 8}));
+  check("embed: ids" + extents + "i32 [-1]");
+  queue.rms_norm(shaped(x, {-1, 8}), weight, 1e-6f, shaped(out, {-1, 8}));
+  check("rms_norm: x" + extents + "f32 [-1, 8]");
+  queue.rms_norm(shaped(x, {0, -8}), shaped(weight, {-8}), 1e-6f, shaped(out, {0, -8}));
+  check("rms_norm: x" + extents + "f32 [0, -8]");
+  queue.rope_table(shaped(fine, {-1}), weight, 1.0f, shaped(out, {-1, 2, 8}));
+  check("rope_table: positions" + extents + "i32 [-1]");
+  queue.rope_table(fine, shaped(weight, {-8}), 1.0f, shaped(out, {2, 2, -8}));
+  check("rope_table: frequencies" + extents + "f32 [-8]");
+  const std::int64_t huge = std::int64_t{1} << 60;
+  queue.rms_norm(shaped(x, {huge, 8}), weight, 1e-6f, shaped(out, {huge, 8}));
+  check("rms_norm: x" + extents + "f32 [1152921504606846976, 8]");
+
   queue.embed(*matrix, ids, out);
   check("embed: ids: wanted rows of the table, got 8");
   queue.embed(*matrix, negative, out);
