@@ -93,6 +93,12 @@ bool CpuQueue::require_tensor(std::string_view argument, const ConstTensorView& 
     return fail(ErrorCode::invalid_argument, {argument, ": wanted ", ShortText(dtype, shape),
                                               ", got ", ShortText(view.dtype, view.shape)});
   }
+  // `shape` is often made of the view's own extents, so being equal says nothing about their sign.
+  if (!bytes_of(dtype, shape)) {
+    return fail(ErrorCode::invalid_argument,
+                {argument, ": wanted extents of 0 or more that fit memory, got ",
+                 ShortText(view.dtype, view.shape)});
+  }
   if (view.data == nullptr && shape.elements() != std::uint64_t{0}) {
     return fail(ErrorCode::invalid_argument,
                 {argument, ": wanted ", ShortText(dtype, shape), ", got null"});
@@ -144,7 +150,7 @@ bool CpuQueue::require_batch(const PackedBatch& batch, const CpuKvCache& cache) 
   const std::int64_t max_pages = batch.page_tables.shape[1];
   if (!require_tensor("batch.positions", batch.positions, DType::i32, {batch.tokens}) ||
       !require_tensor("batch.sequence_starts", batch.sequence_starts, DType::i32,
-                      {batch.sequences + 1}) ||
+                      {std::int64_t{batch.sequences} + 1}) ||
       !require_tensor("batch.context_lengths", batch.context_lengths, DType::i32,
                       {batch.sequences}) ||
       !require_tensor("batch.page_tables", batch.page_tables, DType::i32,

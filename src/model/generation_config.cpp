@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::string_view kFileName = "generation_config.json";
 constexpr std::size_t kMaxJsonValues = 20'000;
-constexpr std::int64_t kMaxInt = std::numeric_limits<std::int32_t>::max();
+constexpr std::int32_t kMaxInt = std::numeric_limits<std::int32_t>::max();
 
 }  // namespace
 

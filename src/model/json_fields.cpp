@@ -56,16 +56,16 @@ Error JsonFields::wrong(std::string_view key, std::string_view wanted, const Jso
   return error(key, wanted, to_text(got));
 }
 
-Result<std::optional<std::int32_t>> JsonFields::integer(std::string_view key, std::int64_t least,
-                                                        std::int64_t most) const {
+Result<std::optional<std::int32_t>> JsonFields::integer(std::string_view key, std::int32_t least,
+                                                        std::int32_t most) const {
   const JsonValue* value = get(key);
   if (value == nullptr) return std::optional<std::int32_t>();
   if (!is_integer_in(*value, least, most)) return wrong(key, integer_range(least, most), value);
   return std::optional(static_cast<std::int32_t>(value->as_integer()));
 }
 
-Result<std::int32_t> JsonFields::required_integer(std::string_view key, std::int64_t least,
-                                                  std::int64_t most) const {
+Result<std::int32_t> JsonFields::required_integer(std::string_view key, std::int32_t least,
+                                                  std::int32_t most) const {
   CIUIC_ASSIGN_OR_RETURN(const std::optional<std::int32_t> value, integer(key, least, most));
   if (!value) return wrong(key, integer_range(least, most), nullptr);
   return *value;

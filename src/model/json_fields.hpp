@@ -26,10 +26,10 @@ class JsonFields {
   JsonFields(const JsonValue& object, std::string where)
       : object_(object), where_(std::move(where)) {}
 
-  Result<std::optional<std::int32_t>> integer(std::string_view key, std::int64_t least,
-                                              std::int64_t most) const;
-  Result<std::int32_t> required_integer(std::string_view key, std::int64_t least,
-                                        std::int64_t most) const;
+  Result<std::optional<std::int32_t>> integer(std::string_view key, std::int32_t least,
+                                              std::int32_t most) const;
+  Result<std::int32_t> required_integer(std::string_view key, std::int32_t least,
+                                        std::int32_t most) const;
   Result<std::optional<double>> number(std::string_view key, NumberRange range) const;
   Result<double> required_number(std::string_view key, NumberRange range) const;
   Result<std::optional<bool>> boolean(std::string_view key) const;

@@ -1,6 +1,7 @@
 #include "ciuic/model/model_config.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 
 #include "base/json.hpp"
@@ -15,11 +16,11 @@ constexpr std::string_view kFileName = "config.json";
 
 // A few times the largest published decoders, and small enough that every size of a tensor, and the
 // sum over 1000 layers, is far below 2^63.
-constexpr std::int64_t kMaxHiddenSize = std::int64_t{1} << 18;
-constexpr std::int64_t kMaxIntermediateSize = std::int64_t{1} << 20;
-constexpr std::int64_t kMaxHeads = std::int64_t{1} << 12;
-constexpr std::int64_t kMaxHeadDim = std::int64_t{1} << 10;
-constexpr std::int64_t kMaxPositions = std::int64_t{1} << 30;
+constexpr std::int32_t kMaxHiddenSize = 1 << 18;
+constexpr std::int32_t kMaxIntermediateSize = 1 << 20;
+constexpr std::int32_t kMaxHeads = 1 << 12;
+constexpr std::int32_t kMaxHeadDim = 1 << 10;
+constexpr std::int32_t kMaxPositions = 1 << 30;
 constexpr std::size_t kMaxJsonValues = 20'000;  // configs have about a hundred
 
 // What a key means that is left out (transformers, LlamaConfig).
@@ -55,17 +56,22 @@ Result<void> check_family(const JsonFields& fields) {
   return {};
 }
 
+/// A host may allow more than an int32 counts; the number itself is kept in one.
+std::int32_t int32_limit(std::uint64_t limit) {
+  constexpr std::int32_t kMost = std::numeric_limits<std::int32_t>::max();
+  return static_cast<std::int32_t>(std::min<std::uint64_t>(limit, kMost));
+}
+
 Result<void> read_sizes(const JsonFields& fields, const LoadLimits& limits, ModelConfig& config) {
   CIUIC_ASSIGN_OR_RETURN(config.hidden_size,
                          fields.required_integer("hidden_size", 1, kMaxHiddenSize));
   CIUIC_ASSIGN_OR_RETURN(config.intermediate_size,
                          fields.required_integer("intermediate_size", 1, kMaxIntermediateSize));
-  CIUIC_ASSIGN_OR_RETURN(config.num_hidden_layers,
-                         fields.required_integer("num_hidden_layers", 1,
-                                                 static_cast<std::int64_t>(limits.max_layers)));
   CIUIC_ASSIGN_OR_RETURN(
-      config.vocab_size,
-      fields.required_integer("vocab_size", 1, static_cast<std::int64_t>(limits.max_vocab)));
+      config.num_hidden_layers,
+      fields.required_integer("num_hidden_layers", 1, int32_limit(limits.max_layers)));
+  CIUIC_ASSIGN_OR_RETURN(config.vocab_size,
+                         fields.required_integer("vocab_size", 1, int32_limit(limits.max_vocab)));
   CIUIC_ASSIGN_OR_RETURN(const auto positions,
                          fields.integer("max_position_embeddings", 1, kMaxPositions));
   config.max_position_embeddings = positions.value_or(kDefaultMaxPositions);

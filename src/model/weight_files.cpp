@@ -131,11 +131,14 @@ class WeightFiles::IndexReader final : public JsonEvents {
     Result<std::filesystem::path> path = resolve_model_file(directory_, file_name);
     if (!path) return entry_error(path.error().message(), path.error().code());
     const auto shard = static_cast<std::uint32_t>(tables_.files.size());
-    Result<SafetensorsFile> file = SafetensorsFile::open(*path, file_name, limits_, shard);
+    LoadLimits rest = limits_;
+    rest.max_tensors -= tensors_;  // so that no file is read past what all of them may hold
+    Result<SafetensorsFile> file = SafetensorsFile::open(*path, file_name, rest, shard);
     if (!file) {
       shard_error_ = file.error();
       return file.error();
     }
+    tensors_ += file->tensors().size();
     tables_.files.push_back(*std::move(file));
     last_ = shard_of_.emplace(file_name, shard).first;
     return {};
@@ -147,7 +150,8 @@ class WeightFiles::IndexReader final : public JsonEvents {
   std::size_t depth_ = 0;
   bool in_map_ = false, seen_map_ = false;
   std::optional<Error> shard_error_;
-  std::string tensor_;  // whose value comes next
+  std::uint64_t tensors_ = 0;  // of the files that are open, at most limits_.max_tensors
+  std::string tensor_;         // whose value comes next
   std::map<std::string, std::uint32_t, std::less<>> shard_of_;
   std::map<std::string, std::uint32_t, std::less<>>::const_iterator last_ = shard_of_.end();
 };
@@ -188,11 +192,6 @@ Result<WeightFiles> WeightFiles::open(const std::filesystem::path& directory,
   for (const SafetensorsFile& file : tables->files) {
     tables->first.push_back(static_cast<std::uint32_t>(total));
     total += file.tensors().size();
-    if (total > limits.max_tensors) {
-      return Error(ErrorCode::bad_model,
-                   {file.name(), ": tensors: wanted at most ", std::to_string(limits.max_tensors),
-                    " in all files, got more"});
-    }
     for (const TensorInfo& tensor : file.tensors()) {
       const auto sum = checked_add(tables->parameter_bytes, tensor.bytes);
       if (!sum) return Error(ErrorCode::bad_model, {file.name(), ": total size wraps"});

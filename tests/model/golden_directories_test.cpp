@@ -27,7 +27,10 @@ TEST_CASE("Every directory that transformers wrote loads") {
       values.assign(static_cast<std::size_t>(tensor->bytes / (bits_of(tensor->dtype) / 8)), NAN);
       REQUIRE(weights->read_rows_f32(*tensor, 0, values));
       float largest = 0.0f;
-      for (float value : values) largest = std::fmax(largest, std::fabs(value));
+      for (float value : values) {
+        REQUIRE(std::isfinite(value));  // every element was written
+        largest = std::fmax(largest, std::fabs(value));
+      }
       CHECK(largest > 0.05f);
       CHECK(largest < 8.0f);
     }

@@ -171,3 +171,24 @@ TEST_CASE("A generation config is read where there is one") {
         "generation_config.json: repetition_penalty: wanted a number above 0 up to 1e+06, got 0");
   CHECK(message_of(R"({"max_new_tokens":0})").find("max_new_tokens") != std::string::npos);
 }
+
+TEST_CASE("Limits that no int32 holds allow what an int32 holds") {
+  const auto sizes = [](const LoadLimits& limits, const std::string& vocab,
+                        const std::string& layers) {
+    const Result<ModelConfig> parsed = ModelConfig::parse(
+        with("\"vocab_size\":" + vocab + ";\"num_hidden_layers\":" + layers), "c", limits);
+    return parsed ? std::to_string(parsed->vocab_size) + " " +
+                        std::to_string(parsed->num_hidden_layers)
+                  : std::string(parsed.error().message());
+  };
+  for (std::uint64_t most : {UINT64_MAX, std::uint64_t{1} << 33, std::uint64_t{1} << 31}) {
+    CAPTURE(most);
+    const LoadLimits limits{.max_layers = most, .max_vocab = most};
+    CHECK(sizes(limits, "32", "2") == "32 2");
+    CHECK(sizes(limits, "2147483647", "2147483647") == "2147483647 2147483647");
+    CHECK(sizes(limits, "4294967328", "2") ==
+          "c: vocab_size: wanted an integer from 1 to 2147483647, got 4294967328");
+    CHECK(sizes(limits, "32", "4294967298") ==
+          "c: num_hidden_layers: wanted an integer from 1 to 2147483647, got 4294967298");
+  }
+}

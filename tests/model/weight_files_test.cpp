@@ -121,10 +121,22 @@ TEST_CASE("A tensor has one place") {
   CHECK(failure(directory.path()) ==
         "model-00002-of-00002.safetensors: tensor \"model.layers.1.input_layernorm.weight\": is in "
         "model-00001-of-00002.safetensors as well");
-  CHECK(failure(directory.path(), {.max_tensors = 20}) ==
-        "model-00002-of-00002.safetensors: tensors: wanted at most 20 in all files, got more");
   CHECK(failure(directory.path(), {.max_shards = 1}).find("wanted at most 1 files") !=
         std::string::npos);
+}
+
+TEST_CASE("All files of a directory share one limit on tensors") {
+  const TempDirectory directory;
+  write_sharded_tiny_llama(directory.path());
+  const std::size_t all = tiny_llama_tensors().size(), first = 10;
+  CHECK(failure(directory.path(), {.max_tensors = all}).empty());
+  const std::string too_many = ".safetensors: header: tensors: wanted at most ";
+  CHECK(failure(directory.path(), {.max_tensors = all - 1}) ==
+        "model-00002-of-00002" + too_many + std::to_string(all - 1 - first) + ", got more");
+  CHECK(failure(directory.path(), {.max_tensors = first}) ==
+        "model-00002-of-00002" + too_many + "0, got more");
+  CHECK(failure(directory.path(), {.max_tensors = first - 1}) ==
+        "model-00001-of-00002" + too_many + std::to_string(first - 1) + ", got more");
 }
 
 TEST_CASE("The tensors of a Llama are checked against its config") {

@@ -1,4 +1,5 @@
 #include "ops/op_cases.hpp"
+#include "support/op_reference.hpp"
 
 using namespace ciuic;
 using namespace ciuic::testing;
@@ -14,4 +15,25 @@ TEST_CASE("Every operation agrees with its reference, on each instruction set an
       check_all_operations(target, seed + static_cast<unsigned>(threads), threads == 2 ? 4 : 1);
     }
   }
+}
+
+TEST_CASE("The comparison finds the worst element, and a NaN wherever it stands") {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const std::vector<Expected> ones(4, {1.0, 0.1});
+  CHECK(excess(1.05f, ones[0]) <= 0.0);
+  CHECK(worst_of({1.0f, 1.3f, 1.2f, 1.0f}, ones) == 1);
+  for (std::size_t i = 0; i < ones.size(); ++i) {
+    for (float bad : {kNan, kInfinity, -kInfinity}) {
+      std::vector<float> got(ones.size(), 1.3f);
+      got[i] = bad;
+      CAPTURE(i, bad);
+      CHECK(worst_of(got, ones) == i);
+      CHECK(excess(got[i], ones[i]) > 0.0);
+    }
+  }
+  CHECK(excess(kNan, {kNan, 0.0}) <= 0.0);
+  CHECK(excess(1.0f, {kNan, 0.0}) > 0.0);
+  CHECK(excess(kInfinity, {kInfinity, 0.0}) <= 0.0);
+  CHECK(excess(-kInfinity, {kInfinity, 0.0}) > 0.0);
 }

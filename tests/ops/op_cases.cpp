@@ -15,20 +15,12 @@ std::size_t size(int n) { return static_cast<std::size_t>(n); }
 void check_close(const std::vector<float>& got, const std::vector<Expected>& wanted,
                  std::size_t columns) {
   REQUIRE(got.size() == wanted.size());
-  std::size_t worst = 0;
-  double worst_excess = -1.0;
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    const double excess = std::fabs(double{got[i]} - wanted[i].value) - wanted[i].tolerance;
-    if (!(excess <= worst_excess)) {
-      worst_excess = excess;
-      worst = i;
-    }
-  }
   if (got.empty()) return;
+  const std::size_t worst = worst_of(got, wanted);
   INFO("worst at row " << worst / columns << ", column " << worst % columns << ": wanted "
                        << wanted[worst].value << " +- " << wanted[worst].tolerance << ", got "
                        << got[worst]);
-  CHECK(worst_excess <= 0.0);
+  CHECK(excess(got[worst], wanted[worst]) <= 0.0);
 }
 
 }  // namespace
@@ -443,6 +435,28 @@ void check_errors(const OpTarget& target) {
   missing.data = nullptr;
   queue.matmul(missing, *matrix, out, {});
   check("matmul: x: wanted f32 [2, 8], got null");
+
+  // Extents that agree with each other and are still none.
+  const auto shaped = [](TensorView view, Shape shape) {
+    view.shape = shape;
+    return view;
+  };
+  const std::string extents = ": wanted extents of 0 or more that fit memory, got ";
+  queue.matmul(shaped(x, {-1, 8}), *matrix, shaped(out, {-1, 8}), {});
+  check("matmul: x" + extents + "f32 [-1, 8]");
+  queue.embed(*matrix, shaped(fine, {-1}), shaped(out, {-1, 8}));
+  check("embed: ids" + extents + "i32 [-1]");
+  queue.rms_norm(shaped(x, {-1, 8}), weight, 1e-6f, shaped(out, {-1, 8}));
+  check("rms_norm: x" + extents + "f32 [-1, 8]");
+  queue.rms_norm(shaped(x, {0, -8}), shaped(weight, {-8}), 1e-6f, shaped(out, {0, -8}));
+  check("rms_norm: x" + extents + "f32 [0, -8]");
+  queue.rope_table(shaped(fine, {-1}), weight, 1.0f, shaped(out, {-1, 2, 8}));
+  check("rope_table: positions" + extents + "i32 [-1]");
+  queue.rope_table(fine, shaped(weight, {-8}), 1.0f, shaped(out, {2, 2, -8}));
+  check("rope_table: frequencies" + extents + "f32 [-8]");
+  const std::int64_t huge = std::int64_t{1} << 60;
+  queue.rms_norm(shaped(x, {huge, 8}), weight, 1e-6f, shaped(out, {huge, 8}));
+  check("rms_norm: x" + extents + "f32 [1152921504606846976, 8]");
 
   queue.embed(*matrix, ids, out);
   check("embed: ids: wanted rows of the table, got 8");

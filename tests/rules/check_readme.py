@@ -28,7 +28,8 @@ def main():
     for number, block in enumerate(blocks, 1):
         missing = [name for name in re.findall(r"#include <(ciuic/[^>]+)>", block) if not (root / "include" / name).exists()]
         if missing:
-            print(f"block {number}: there is no {', '.join(missing)} yet")
+            wrong += 1
+            print(f"block {number}: there is no {', '.join(missing)}")
             continue
         done = subprocess.run([compiler, "-std=c++20", "-fsyntax-only", "-I", str(root / "include"), "-xc++", "-"],
                               input=HOST + block, text=True, capture_output=True)

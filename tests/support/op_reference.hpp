@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -14,6 +15,25 @@ struct Expected {
 };
 
 inline constexpr double kEpsilon = std::numeric_limits<float>::epsilon() / 2;  // one rounding
+
+/// By how much a value misses what was expected of it: nothing where it is 0 or less. A NaN that
+/// nobody expected misses by infinity.
+inline double excess(float got, const Expected& wanted) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  if (std::isnan(wanted.value)) return std::isnan(got) ? 0.0 : kInfinity;
+  if (double{got} == wanted.value) return -wanted.tolerance;  // infinities too
+  const double over = std::fabs(double{got} - wanted.value) - wanted.tolerance;
+  return std::isnan(over) ? kInfinity : over;
+}
+
+/// The element with the largest excess; of nothing, the first.
+inline std::size_t worst_of(const std::vector<float>& got, const std::vector<Expected>& wanted) {
+  std::size_t worst = 0;
+  for (std::size_t i = 1; i < got.size(); ++i) {
+    if (excess(got[i], wanted[i]) > excess(got[worst], wanted[worst])) worst = i;
+  }
+  return worst;
+}
 
 /// sum_k a[k] b[k] by any order of k+1 rounded operations: |error| <= k * eps * sum |a b|, to first
 /// order (Higham, Accuracy and Stability, section 3.1). Twice that, for the second order and for
