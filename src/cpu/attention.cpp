@@ -50,6 +50,18 @@ Step locate(const AttentionTask& task, std::size_t first, std::size_t limit) {
   return step;
 }
 
+/// Asks for the share of row `row` of `rows` in the keys and values of the step to come, so that
+/// memory works while this step computes.
+HWY_INLINE void prefetch_share(const Step& coming, std::size_t block_floats, std::size_t row,
+                               std::size_t rows) {
+  constexpr std::size_t kLineFloats = 16;
+  const std::size_t lines = block_floats / kLineFloats;
+  const std::size_t begin = lines * row / rows, end = lines * (row + 1) / rows;
+  for (const float* block : coming.keys) {
+    for (std::size_t line = begin; line < end; ++line) prefetch_l2(block + line * kLineFloats);
+  }
+}
+
 /// scores [kRows][64] = scale * q k^T.
 template <std::size_t kRows>
 void score_rows(const Row* rows, const Step& step, std::size_t head_dim, float scale,
@@ -159,11 +171,25 @@ void weigh_rows(const float* weights, const float* factors, const Step& step, st
     weigh_columns<kRows, 1>(weights, factors, step, column, begin, end, stride, sums);
 }
 
-/// One softmax step, whose first position is `first`, for a tile of rows.
+/// All rows of a task, and where they stand.
+struct Rows {
+  Row* rows;  // [count]
+  std::size_t count;
+  float* scores;       // [kTileRows][64], of the tile at hand
+  float* weight_sums;  // [count][kLanes]
+  float* value_sums;   // [count][value_stride]
+};
+
+/// One softmax step, whose first position is `first`, for kRows rows from `row` on. `coming` is the
+/// step after it.
 template <std::size_t kRows>
-void step_rows(const AttentionTask& task, Row* rows, const Step& step, std::size_t first,
-               float* scores, float* weight_sums, float* value_sums) {
+void step_rows(const AttentionTask& task, const Rows& all, std::size_t row, const Step& step,
+               const Step& coming, std::size_t first) {
   const std::size_t stride = task.layout.value_stride;
+  const std::size_t block_floats = kBlockPositions * (task.layout.head_dim + stride);
+  Row* const rows = all.rows + row;
+  float* const scores = all.scores;
+  float* const value_sums = all.value_sums + row * stride;
   std::size_t visible[kRows], least = kSoftmaxPositions, most = 0;
   for (std::size_t r = 0; r < kRows; ++r) {
     const std::size_t limit = rows[r].limit;
@@ -176,9 +202,11 @@ void step_rows(const AttentionTask& task, Row* rows, const Step& step, std::size
   score_rows<kRows>(rows, step, task.layout.head_dim, task.scale, scores);
   float factors[kRows];
   for (std::size_t r = 0; r < kRows; ++r) {
+    // A single row leaves no time to hide it in: the processor's own prefetchers do better.
+    if (all.count > 1) prefetch_share(coming, block_floats, row + r, all.count);
     if (visible[r] == 0) continue;
     factors[r] = soften_row(scores + r * kSoftmaxPositions, visible[r], rows[r].maximum,
-                            weight_sums + r * kLanes);
+                            all.weight_sums + (row + r) * kLanes);
   }
   // What all rows see together, then what some see on their own.
   if (least > 0) weigh_rows<kRows>(scores, factors, step, 0, least, stride, value_sums);
@@ -190,26 +218,26 @@ void step_rows(const AttentionTask& task, Row* rows, const Step& step, std::size
   }
 }
 
-void step_tile(std::size_t count, const AttentionTask& task, Row* rows, const Step& step,
-               std::size_t first, float* scores, float* weight_sums, float* value_sums) {
+void step_tile(std::size_t count, const AttentionTask& task, const Rows& all, std::size_t row,
+               const Step& step, const Step& coming, std::size_t first) {
   switch (count) {
     case 1:
-      return step_rows<1>(task, rows, step, first, scores, weight_sums, value_sums);
+      return step_rows<1>(task, all, row, step, coming, first);
     case 2:
-      return step_rows<2>(task, rows, step, first, scores, weight_sums, value_sums);
+      return step_rows<2>(task, all, row, step, coming, first);
     case 3:
-      return step_rows<3>(task, rows, step, first, scores, weight_sums, value_sums);
+      return step_rows<3>(task, all, row, step, coming, first);
     default:
       break;
   }
   if constexpr (kTileRows > 3) {
     switch (count) {
       case 4:
-        return step_rows<4>(task, rows, step, first, scores, weight_sums, value_sums);
+        return step_rows<4>(task, all, row, step, coming, first);
       case 5:
-        return step_rows<5>(task, rows, step, first, scores, weight_sums, value_sums);
+        return step_rows<5>(task, all, row, step, coming, first);
       default:
-        return step_rows<6>(task, rows, step, first, scores, weight_sums, value_sums);
+        return step_rows<6>(task, all, row, step, coming, first);
     }
   }
 }
@@ -220,13 +248,13 @@ void attention(const AttentionTask& task) noexcept {
   const std::size_t d = task.layout.head_dim, stride = task.layout.value_stride;
   const std::size_t count = task.tokens * task.heads;
   const std::size_t tiles = (count + kTileRows - 1) / kTileRows;
-  float* scores = task.scratch;                                 // [kTileRows][64]
-  float* weight_sums = scores + kTileRows * kSoftmaxPositions;  // [count][kLanes]
-  float* value_sums = weight_sums + kAttentionRows * kLanes;    // [count][stride]
+  Row rows[kAttentionRows];
+  Rows all{rows, count, task.scratch, nullptr, nullptr};
+  all.weight_sums = all.scores + kTileRows * kSoftmaxPositions;
+  all.value_sums = all.weight_sums + kAttentionRows * kLanes;
   static_assert(kTileRows * kSoftmaxPositions + kAttentionRows * (kLanes + kMaxHeadDim) <=
                 kScratchFloats);
 
-  Row rows[kAttentionRows];
   std::size_t context = 0;
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t token = i / task.heads, head = i % task.heads;
@@ -235,23 +263,26 @@ void attention(const AttentionTask& task) noexcept {
                static_cast<std::size_t>(task.positions[token]) + 1, -__builtin_inff()};
     if (rows[i].limit > context) context = rows[i].limit;
   }
-  for (std::size_t i = 0; i < count * kLanes; ++i) weight_sums[i] = 0.0f;
-  for (std::size_t i = 0; i < count * stride; ++i) value_sums[i] = 0.0f;
+  for (std::size_t i = 0; i < count * kLanes; ++i) all.weight_sums[i] = 0.0f;
+  for (std::size_t i = 0; i < count * stride; ++i) all.value_sums[i] = 0.0f;
 
+  Step step = locate(task, 0, context);
   for (std::size_t first = 0; first < context; first += kSoftmaxPositions) {
-    const Step step = locate(task, first, context);
+    const std::size_t next = first + kSoftmaxPositions;
+    const Step coming = next < context ? locate(task, next, context) : step;
     std::size_t row = 0;
     for (std::size_t tile = 0; tile < tiles; ++tile) {
       const std::size_t end = count * (tile + 1) / tiles;
-      step_tile(end - row, task, rows + row, step, first, scores, weight_sums + row * kLanes,
-                value_sums + row * stride);
+      step_tile(end - row, task, all, row, step, coming, first);
       row = end;
     }
+    step = coming;
   }
 
   for (std::size_t i = 0; i < count; ++i) {
-    const float sum = hn::GetLane(hn::SumOfLanes(kTag, hn::Load(kTag, weight_sums + i * kLanes)));
-    const float* values = value_sums + i * stride;
+    const float sum =
+        hn::GetLane(hn::SumOfLanes(kTag, hn::Load(kTag, all.weight_sums + i * kLanes)));
+    const float* values = all.value_sums + i * stride;
     for (std::size_t j = 0; j < d; ++j) rows[i].out[j] = values[j] / sum;
   }
 }
