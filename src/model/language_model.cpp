@@ -5,17 +5,19 @@
 #include <string>
 
 #include "base/try.hpp"
+#include "ciuic/base/guarded.hpp"
 #include "ciuic/model/llama_weight_map.hpp"
 #include "ciuic/model/sampler.hpp"
 #include "ciuic/model/weight_files.hpp"
 #include "ciuic/ops/cpu_backend.hpp"
 #include "model/decoder.hpp"
+#include "model/model_files.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 namespace {
 
 constexpr std::int32_t kPageTokens = 16;
-constexpr std::int32_t kScoreTokens = 256;  // positions per pass when every logit is wanted
+constexpr std::size_t kScoreTokens = 256;  // positions per pass when every logit is wanted
 
 Error out_of_step(std::string_view what, std::int64_t wanted, std::int64_t got) {
   return Error(
@@ -61,15 +63,20 @@ Result<LanguageModel> LanguageModel::load(const std::filesystem::path& directory
       GenerationConfig::load(directory, state->config.vocab_size, options.limits));
   CIUIC_ASSIGN_OR_RETURN(const WeightFiles files, WeightFiles::open(directory, options.limits));
   CIUIC_TRY(check_llama_weights(state->config, files));
-  const std::filesystem::path tokenizer_file = directory / "tokenizer.json";
-  if (std::error_code ignored; std::filesystem::exists(tokenizer_file, ignored)) {
-    CIUIC_ASSIGN_OR_RETURN(state->tokenizer, Tokenizer::load(tokenizer_file.string()));
+  // Read by the same rules as the other files of the directory: no link leads out of it.
+  Result<std::string> tokenizer =
+      read_model_text(directory, "tokenizer.json", TokenizerLimits().max_file_bytes);
+  if (tokenizer) {
+    CIUIC_ASSIGN_OR_RETURN(state->tokenizer, Tokenizer::parse(*tokenizer, "tokenizer.json"));
+    tokenizer = std::string();
     if (state->tokenizer->vocab_size() > state->config.vocab_size) {
       return Error(ErrorCode::bad_model,
                    {"tokenizer.json: vocabulary: wanted ids below vocab_size ",
                     std::to_string(state->config.vocab_size), " of config.json, got ",
                     std::to_string(state->tokenizer->vocab_size() - 1)});
     }
+  } else if (tokenizer.error().code() != ErrorCode::not_found) {
+    return std::move(tokenizer).error();
   }
   state->end_tokens = state->generation.eos_token_ids.empty() ? state->config.eos_token_ids
                                                               : state->generation.eos_token_ids;
@@ -127,16 +134,22 @@ Result<void> LanguageModel::reserve(std::int32_t pages, std::int32_t max_step_to
                  "reserve: pages, tokens and sequences: wanted at least 1 each");
   }
   State& s = *state_;
-  s.workspace.reset();
+  s.workspace.reset();  // before the new: both together might not fit
   s.cache.reset();
   s.kv_bytes = 0;
-  CIUIC_ASSIGN_OR_RETURN(s.cache, s.backend->make_kv_cache(s.cache_shape(pages)));
+  CIUIC_TRY(call_guarded(ErrorCode::internal, "reserve", [&] {
+    s.logits = std::vector<float>(static_cast<std::size_t>(max_sequences) *
+                                  static_cast<std::size_t>(s.config.vocab_size));
+  }));
+  CIUIC_ASSIGN_OR_RETURN(std::unique_ptr<KvCache> cache,
+                         s.backend->make_kv_cache(s.cache_shape(pages)));
   CIUIC_ASSIGN_OR_RETURN(
-      s.workspace, DecoderWorkspace::create(s.config, *s.backend, max_step_tokens, max_sequences,
-                                            std::min(pages, s.pages_per_sequence())));
+      DecoderWorkspace workspace,
+      DecoderWorkspace::create(s.config, *s.backend, max_step_tokens, max_sequences,
+                               std::min(pages, s.pages_per_sequence())));
+  s.cache = std::move(cache);
+  s.workspace.emplace(std::move(workspace));
   s.kv_bytes = static_cast<std::size_t>(pages) * limits().page_bytes;
-  s.logits.resize(static_cast<std::size_t>(max_sequences) *
-                  static_cast<std::size_t>(s.config.vocab_size));
   return {};
 }
 
@@ -190,9 +203,13 @@ Result<void> LanguageModel::step(std::span<const SequenceStep> sequences,
     if (!sequence.sample) continue;
     const SamplingOptions greedy;
     const std::int64_t position = sequence.first_position + std::ssize(sequence.tokens);
-    Result<TokenId> token = sample(logits.subspan(row++ * vocab, vocab),
-                                   sequence.sampling != nullptr ? *sequence.sampling : greedy,
-                                   sequence.history, position);
+    Result<TokenId> token = Error(ErrorCode::internal);
+    const Result<void> sampled = call_guarded(ErrorCode::internal, "sampling", [&] {
+      token = sample(logits.subspan(row++ * vocab, vocab),
+                     sequence.sampling != nullptr ? *sequence.sampling : greedy, sequence.history,
+                     position);
+    });
+    if (!sampled) token = sampled.error();  // its batch mates have their tokens all the same
     if (token) {
       results[i].token = *token;
     } else {
@@ -202,41 +219,53 @@ Result<void> LanguageModel::step(std::span<const SequenceStep> sequences,
   return {};
 }
 
-Result<void> LanguageModel::logits(std::span<const TokenId> tokens, std::span<float> out) {
+Result<void> LanguageModel::logits(std::span<const TokenId> tokens, LogitsReader read) {
   State& s = *state_;
   const auto vocab = static_cast<std::size_t>(s.config.vocab_size);
-  if (tokens.empty())
+  if (tokens.empty()) {
     return Error(ErrorCode::invalid_argument, "logits: tokens: wanted at least one");
+  }
   if (std::ssize(tokens) > s.config.max_position_embeddings) {
     return out_of_step("context", s.config.max_position_embeddings, std::ssize(tokens));
   }
+  const auto pages =
+      static_cast<std::int32_t>(ceil_div<std::int64_t>(std::ssize(tokens), kPageTokens));
+  const auto chunk = std::min(tokens.size(), kScoreTokens);
+  CIUIC_ASSIGN_OR_RETURN(const std::unique_ptr<KvCache> cache,
+                         s.backend->make_kv_cache(s.cache_shape(pages)));
+  CIUIC_ASSIGN_OR_RETURN(
+      DecoderWorkspace work,
+      DecoderWorkspace::create(s.config, *s.backend, static_cast<std::int32_t>(chunk),
+                               static_cast<std::int32_t>(chunk), pages));
+  std::vector<std::int32_t> table(static_cast<std::size_t>(pages)), rows(chunk);
+  std::iota(table.begin(), table.end(), 0);
+  std::iota(rows.begin(), rows.end(), 0);
+  std::vector<float> logits(chunk * vocab);
+  for (std::size_t at = 0; at < tokens.size();) {
+    const std::size_t n = std::min(tokens.size() - at, chunk);
+    const SequenceStep step{.tokens = tokens.subspan(at, n),
+                            .first_position = static_cast<std::int32_t>(at),
+                            .pages = table};
+    const std::span<float> some = std::span(logits).first(n * vocab);
+    CIUIC_TRY(
+        work.forward(s.weights, *cache, *s.queue, {{&step, 1}, std::span(rows).first(n)}, some));
+    CIUIC_TRY(read(static_cast<std::int64_t>(at), some));
+    at += n;
+  }
+  return {};
+}
+
+Result<void> LanguageModel::logits(std::span<const TokenId> tokens, std::span<float> out) {
+  const auto vocab = static_cast<std::size_t>(state_->config.vocab_size);
   if (out.size() != tokens.size() * vocab) {
     return Error(ErrorCode::invalid_argument,
                  {"logits: out: wanted ", std::to_string(tokens.size() * vocab), " values, got ",
                   std::to_string(out.size())});
   }
-  const auto pages =
-      static_cast<std::int32_t>(ceil_div<std::int64_t>(std::ssize(tokens), kPageTokens));
-  CIUIC_ASSIGN_OR_RETURN(const std::unique_ptr<KvCache> cache,
-                         s.backend->make_kv_cache(s.cache_shape(pages)));
-  const auto chunk =
-      static_cast<std::int32_t>(std::min<std::ptrdiff_t>(std::ssize(tokens), kScoreTokens));
-  CIUIC_ASSIGN_OR_RETURN(DecoderWorkspace work,
-                         DecoderWorkspace::create(s.config, *s.backend, chunk, chunk, pages));
-  std::vector<std::int32_t> table(static_cast<std::size_t>(pages)),
-      rows(static_cast<std::size_t>(chunk));
-  std::iota(table.begin(), table.end(), 0);
-  std::iota(rows.begin(), rows.end(), 0);
-  for (std::size_t at = 0; at < tokens.size();) {
-    const std::size_t n = std::min(tokens.size() - at, rows.size());
-    const SequenceStep step{.tokens = tokens.subspan(at, n),
-                            .first_position = static_cast<std::int32_t>(at),
-                            .pages = table};
-    CIUIC_TRY(work.forward(s.weights, *cache, *s.queue, {{&step, 1}, std::span(rows).first(n)},
-                           out.subspan(at * vocab, n * vocab)));
-    at += n;
-  }
-  return {};
+  return logits(tokens, [&](std::int64_t first, std::span<const float> rows) -> Result<void> {
+    std::copy(rows.begin(), rows.end(), out.begin() + first * static_cast<std::int64_t>(vocab));
+    return {};
+  });
 }
 
 }  // namespace ciuic::inline CIUIC_ABI

@@ -1,5 +1,3 @@
-#include "ciuic/model/safetensors.hpp"
-
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -13,6 +11,7 @@
 #include "base/keyed_hash.hpp"
 #include "base/try.hpp"
 #include "ciuic/base/checked.hpp"
+#include "ciuic/model/safetensors.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 namespace {

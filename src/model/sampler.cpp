@@ -58,6 +58,7 @@ TokenId argmax(std::span<const float> logits) noexcept {
 
 Result<TokenId> sample(std::span<float> logits, const SamplingOptions& options,
                        std::span<const TokenId> history, std::int64_t position) {
+  if (Result<void> valid = validate(options); !valid) return std::move(valid).error();
   if (options.repetition_penalty != 1.0f) penalise(logits, options.repetition_penalty, history);
   const TokenId best = argmax(logits);
   if (best < 0) return Error(ErrorCode::model_failed, "logits: a NaN or no finite value");
@@ -73,10 +74,14 @@ Result<TokenId> sample(std::span<float> logits, const SamplingOptions& options,
     std::nth_element(candidates.begin(), end - 1, candidates.end(), likelier);
     candidates.erase(end, candidates.end());
   }
-  std::sort(candidates.begin(), candidates.end(), likelier);
+  // The whole vocabulary stays in the order of ids unless top-p needs it sorted: that would cost.
+  if (options.top_p < 1.0f || candidates.size() < logits.size()) {
+    std::sort(candidates.begin(), candidates.end(), likelier);
+  }
 
   // A tiny temperature may have made the largest logit infinite; then it is the only choice.
-  const double largest = static_cast<double>(candidates.front().logit);
+  const double largest =
+      static_cast<double>(std::min_element(candidates.begin(), candidates.end(), likelier)->logit);
   if (std::isinf(largest)) return best;
   std::vector<double> weights;
   weights.reserve(candidates.size());

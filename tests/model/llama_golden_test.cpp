@@ -71,8 +71,9 @@ double relative_error(std::span<const float> got, std::span<const float> expecte
   double largest = 0.0, error = 0.0;
   for (std::size_t i = 0; i < expected.size(); ++i) {
     largest = std::max(largest, std::fabs(static_cast<double>(expected[i])));
-    error =
-        std::max(error, std::fabs(static_cast<double>(got[i]) - static_cast<double>(expected[i])));
+    const double difference =
+        std::fabs(static_cast<double>(got[i]) - static_cast<double>(expected[i]));
+    if (!(difference <= error)) error = std::isnan(difference) ? INFINITY : difference;
   }
   return error / largest;
 }

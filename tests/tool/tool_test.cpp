@@ -196,7 +196,11 @@ TEST_CASE("Errors are one line on stderr and an exit status") {
        3, "seed"},
       {"generate --model " + kModel + " --prompts " + scratch.file("none.jsonl", ""), 3,
        "none.jsonl"},
+      {"generate --model " + kModel + " --prompts " +
+           scratch.file("typo.jsonl", "{\"prompt\": \"a\", \"max_tokens\": 3}"),
+       3, "max_tokens"},
       {"score --model " + kModel + " --text-file /nowhere", 3, "/nowhere"},
+      {"score --model " + kModel + " --text-file /tmp", 3, "/tmp"},
       {"tokenize --model " + kModel + " --decode 1,x", 2, "--decode"},
       {"tokenize --model " + kModel + " --decode 999999", 1, "999999"},
       {"inspect --model /dev/null", 3, "/dev/null"},

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 
@@ -41,6 +42,10 @@ Tokenizer ModelFlags::load_tokenizer() const {
 }
 
 std::string read_file(const std::string& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    throw Failure(kBadInput, path + ": wanted a file, got a directory");
+  }
   std::ifstream file(path, std::ios::binary);
   std::string text{std::istreambuf_iterator<char>(file), {}};
   if (!file) throw Failure(kBadInput, path + ": cannot be read");
@@ -49,8 +54,9 @@ std::string read_file(const std::string& path) {
 
 void print_json(const Json& document) {
   const std::string text = document.dump(-1, ' ', false, Json::error_handler_t::replace);
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fputc('\n', stdout);
+  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() &&
+                       std::fputc('\n', stdout) != EOF && std::fflush(stdout) == 0;
+  if (!written) throw Failure(kRequestFailed, "stdout: cannot be written");
 }
 
 bool stderr_is_terminal() { return isatty(STDERR_FILENO) != 0; }

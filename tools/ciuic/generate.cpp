@@ -1,4 +1,5 @@
 // ciuic generate: prompts in, answers out, all at once through the engine.
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -29,17 +30,22 @@ struct Prompt {
   std::vector<TokenId> tokens;  // of the rendered conversation, with --chat
 };
 
+/// The member called `name`, with dashes or underscores; null when there is none.
+const Json* member(const Json& line, std::string name) {
+  auto found = line.find(name);
+  if (found == line.end()) {
+    std::replace(name.begin(), name.end(), '-', '_');
+    found = line.find(name);
+  }
+  return found == line.end() ? nullptr : &*found;
+}
+
 /// A JSON number as T, or a Failure naming the line and the option.
 template <class T>
 void read_option(const Json& line, const std::string& name, const std::string& where,
                  std::optional<T>& to) {
-  std::string underscored = name;
-  for (char& c : underscored) {
-    if (c == '-') c = '_';
-  }
-  auto found = line.find(name);
-  if (found == line.end()) found = line.find(underscored);
-  if (found == line.end()) return;
+  const Json* found = member(line, name);
+  if (found == nullptr) return;
   const bool fits = std::is_integral_v<T> ? found->is_number_integer() : found->is_number();
   if (!fits) throw Failure(kBadInput, where + name + ": wanted a number, got " + found->dump());
   if constexpr (std::is_integral_v<T>) {
@@ -51,11 +57,49 @@ void read_option(const Json& line, const std::string& name, const std::string& w
   to = found->get<T>();
 }
 
+void read_flag(const Json& line, const std::string& name, const std::string& where, bool& to) {
+  const Json* value = member(line, name);
+  if (value == nullptr) return;
+  if (!value->is_boolean()) {
+    throw Failure(kBadInput, where + name + ": wanted true or false, got " + value->dump());
+  }
+  to = value->get<bool>();
+}
+
+/// One text or a list of them.
+void read_stop(const Json& line, const std::string& where, std::vector<std::string>& to) {
+  const Json* value = member(line, "stop");
+  if (value == nullptr) return;
+  to.clear();
+  const Json list = value->is_array() ? *value : Json::array({*value});
+  for (const Json& text : list) {
+    if (!text.is_string()) {
+      throw Failure(kBadInput, where + "stop: wanted texts, got " + text.dump());
+    }
+    to.push_back(text.get<std::string>());
+  }
+}
+
+void refuse_unknown(const Json& line, const std::string& where) {
+  static constexpr std::string_view kKnown[] = {
+      "prompt", "max-new-tokens",     "greedy", "temperature",   "top-k",
+      "top-p",  "repetition-penalty", "seed",   "parse-special", "stop"};
+  for (const auto& [name, value] : line.items()) {
+    std::string dashed = name;
+    std::replace(dashed.begin(), dashed.end(), '_', '-');
+    if (std::find(std::begin(kKnown), std::end(kKnown), dashed) == std::end(kKnown)) {
+      throw Failure(kBadInput, where + name + ": not an option of a prompt");
+    }
+  }
+}
+
 /// What was asked for over what the directory recommends over greedy.
 GenerateOptions resolve(const Flags& flags, const GenerationConfig& recommended) {
   GenerateOptions options = flags.request;
   SamplingOptions& sampling = options.sampling;
-  const bool sample = !flags.greedy && (flags.temperature || recommended.do_sample.value_or(false));
+  // Asking for a way to sample is asking to sample.
+  const bool sample = !flags.greedy && (flags.temperature || flags.top_k || flags.top_p ||
+                                        flags.seed || recommended.do_sample.value_or(false));
   sampling.temperature =
       sample ? flags.temperature.value_or(static_cast<float>(recommended.temperature.value_or(1.0)))
              : 0.0f;
@@ -89,11 +133,10 @@ std::vector<Prompt> read_prompts(const Flags& flags, const GenerationConfig& rec
     read_option(line, "repetition-penalty", where, own.repetition_penalty);
     read_option(line, "seed", where, own.seed);
     if (line.contains("temperature") && own.temperature > 0.0f) own.greedy = false;
-    if (line.contains("greedy")) {
-      if (!line["greedy"].is_boolean())
-        throw Failure(kBadInput, where + "greedy: wanted true or false");
-      own.greedy = line["greedy"].get<bool>();
-    }
+    read_flag(line, "greedy", where, own.greedy);
+    read_flag(line, "parse-special", where, own.request.parse_special);
+    read_stop(line, where, own.request.stop);
+    refuse_unknown(line, where);
     prompts.push_back({line["prompt"].get<std::string>(), resolve(own, recommended), {}});
   }
   if (prompts.empty())
@@ -110,11 +153,13 @@ void render_chat(const Flags& flags, const LanguageModel& model, std::vector<Pro
     throw Failure(kBadInput, flags.model.directory + ": wanted tokenizer.json for --chat");
   for (Prompt& prompt : prompts) {
     // The template's own special tokens must be parsed, so the user's text may not hold any.
-    const auto own = tokenizer->encode(prompt.text, {.add_special_tokens = false, .parse_special = true});
+    const auto own =
+        tokenizer->encode(prompt.text, {.add_special_tokens = false, .parse_special = true});
     if (!own) throw Failure(kRequestFailed, own.error());
     for (TokenId id : *own) {
       if (tokenizer->is_special(id) && !flags.request.parse_special) {
-        throw Failure(kBadInput, "prompt: the special token " + tokenizer->token_of(id).value_or("?") +
+        throw Failure(kBadInput, "prompt: the special token " +
+                                     tokenizer->token_of(id).value_or("?") +
                                      " stands in a user's message; --parse-special allows it");
       }
     }

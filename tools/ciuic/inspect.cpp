@@ -83,7 +83,7 @@ void run(const ModelFlags& flags) {
               static_cast<double>(weights_bytes(*files, DType::i4)) / 1048576.0);
   for (const TensorInfo* tensor : files->tensors()) {
     std::printf("%-8s %-20s %s\n", std::string(to_string(tensor->dtype)).c_str(),
-                shape_text(tensor->shape).c_str(), std::string(tensor->name).c_str());
+                shape_text(tensor->shape).c_str(), Json(tensor->name).dump().c_str());
   }
 }
 

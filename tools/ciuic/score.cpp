@@ -30,23 +30,25 @@ void run(const Flags& flags) {
   if (!tokens) throw Failure(kRequestFailed, tokens.error());
   if (tokens->empty()) throw Failure(kBadInput, flags.text_file + ": wanted text, got none");
   const auto vocab = static_cast<std::size_t>(model.config().vocab_size);
-  std::vector<float> logits(tokens->size() * vocab);
-  const Result<void> scored = model.logits(*tokens, logits);
-  if (!scored) throw Failure(kRequestFailed, scored.error());
-
+  std::vector<float> all;  // only when they are to be written
   std::vector<double> logprobs;
   double total = 0.0;
-  for (std::size_t i = 0; i + 1 < tokens->size(); ++i) {
-    logprobs.push_back(
-        log_probability(std::span(logits).subspan(i * vocab, vocab), (*tokens)[i + 1]));
-    total += logprobs.back();
-  }
+  const Result<void> scored =
+      model.logits(*tokens, [&](std::int64_t first, std::span<const float> rows) -> Result<void> {
+        if (!flags.logits_file.empty()) all.insert(all.end(), rows.begin(), rows.end());
+        auto next = static_cast<std::size_t>(first) + 1;
+        for (std::size_t at = 0; at < rows.size() && next < tokens->size(); at += vocab, ++next) {
+          logprobs.push_back(log_probability(rows.subspan(at, vocab), (*tokens)[next]));
+          total += logprobs.back();
+        }
+        return {};
+      });
+  if (!scored) throw Failure(kRequestFailed, scored.error());
   const double perplexity =
       logprobs.empty() ? NAN : std::exp(-total / static_cast<double>(logprobs.size()));
   if (!flags.logits_file.empty()) {
     const Shape shape{static_cast<std::int64_t>(tokens->size()), static_cast<std::int64_t>(vocab)};
-    const NamedTensor tensor{"logits",
-                             {std::as_bytes(std::span(logits)).data(), DType::f32, shape}};
+    const NamedTensor tensor{"logits", {std::as_bytes(std::span(all)).data(), DType::f32, shape}};
     const Result<void> written = write_safetensors(flags.logits_file, {&tensor, 1});
     if (!written) throw Failure(kRequestFailed, written.error());
   }

@@ -42,7 +42,8 @@ void run(const Flags& flags, bool decoding) {
   if (decoding) {
     const std::vector<TokenId> ids = parse_ids(flags.decode);
     for (TokenId id : ids) {
-      if (!tokenizer.token_of(id)) throw Failure(kRequestFailed, "--decode: no token has the id " + std::to_string(id));
+      if (!tokenizer.token_of(id))
+        throw Failure(kRequestFailed, "--decode: no token has the id " + std::to_string(id));
     }
     const Result<std::string> text = tokenizer.decode(ids);
     if (!text) throw Failure(kRequestFailed, text.error());

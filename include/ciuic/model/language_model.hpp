@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "ciuic/base/function.hpp"
 #include "ciuic/base/generation.hpp"
 #include "ciuic/base/host_context.hpp"
 #include "ciuic/model/generation_config.hpp"
@@ -27,8 +28,8 @@ struct ModelOptions {
   HostContext host{};
 };
 
-/// Text of an answer while it is made, never half a character; silent when the model has no tokenizer.
-/// Thread-safety: thread-compatible.
+/// Text of an answer while it is made, never half a character; silent when the model has no
+/// tokenizer. Thread-safety: thread-compatible.
 class AnswerText {
  public:
   explicit AnswerText(const Tokenizer* tokenizer) {
@@ -93,8 +94,12 @@ class CIUIC_API LanguageModel {
   /// Errors: `invalid_argument` for steps outside what was reserved; what the device reports.
   Result<void> step(std::span<const SequenceStep> sequences, std::span<StepResult> results);
 
-  /// Logits of every position of one sequence: out [tokens, vocab_size], f32 on the host. Uses
-  /// memory of its own for the call; pages of `reserve` are untouched.
+  /// Takes logits [n, vocab_size] of the positions first … first + n - 1. An error ends the pass.
+  using LogitsReader = Function<Result<void>(std::int64_t first, std::span<const float> rows)>;
+  /// Logits of every position of one sequence, f32 on the host, in order and a few hundred
+  /// positions at a time. Uses memory of its own for the call; pages of `reserve` are untouched.
+  Result<void> logits(std::span<const TokenId> tokens, LogitsReader read);
+  /// The same at once: out [tokens, vocab_size].
   Result<void> logits(std::span<const TokenId> tokens, std::span<float> out);
 
  private:
