@@ -2,6 +2,7 @@
 #include "ciuic/batching/dynamic_batcher.hpp"
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <numeric>
 #include <stdexcept>
@@ -485,6 +486,44 @@ TEST_CASE("stop: what waits completes as shutting down, what runs ends") {
   CHECK(batcher.stop());
   CHECK(batcher.stats().shut_down == 1);
   CHECK(batcher.stats().rejected.shutting_down == 1);
+}
+
+TEST_CASE("stop: waits for the end of the model, whose destructor would wait for itself") {
+  struct Goodbye {
+    explicit Goodbye(std::function<void()> f) : say(std::move(f)) {}
+    ~Goodbye() { say(); }
+    std::function<void()> say;
+  };
+  const bool while_running = GENERATE(false, true);
+  Gated model;
+  DynamicBatcher<int, int>* self = nullptr;
+  std::vector<ErrorCode> codes;
+  Gate leaving;
+  auto goodbye = std::make_shared<Goodbye>([&] {
+    codes.push_back(self->stop().error().code());
+    codes.push_back(self->drain().error().code());
+    leaving.pass();
+  });
+  DynamicBatcher<int, int> batcher([model, goodbye](std::span<const int> in) { return model(in); },
+                                   {.max_batch_size = 1});
+  self = &batcher;
+  goodbye.reset();
+  Future<int> running, waiting;
+  if (while_running) {
+    running = batcher.submit(1);
+    model.gate->await_arrivals(1);
+    waiting = batcher.submit(2);
+  }
+  std::atomic<bool> stopped{false};
+  Thread stopper = *Thread::start([&] { stopped = batcher.stop().has_value(); });
+  if (while_running) CHECK(code_of(waiting) == ErrorCode::shutting_down);
+  model.gate->open();
+  leaving.await_arrivals(1);
+  CHECK_FALSE(stopped);
+  leaving.open();
+  stopper.join();
+  CHECK(stopped);
+  CHECK(codes == std::vector(2, ErrorCode::would_deadlock));
 }
 
 TEST_CASE("stop: a blocked submit ends") {

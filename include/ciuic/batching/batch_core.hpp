@@ -196,6 +196,18 @@ class BasicBatchCore {
     return {.kind = BatchAction::expire, .slots = {batch_.data(), n}};
   }
 
+  /// Hands back what waits, at most a batch of it: `abandon`, without slots when nothing waits.
+  /// What poll() does after stop(), for a caller that cannot get anything run.
+  BatchAction abandon() noexcept {
+    std::size_t n = 0;
+    for (std::uint32_t slot = queue_.peek(); slot != kNoSlot && n < batch_.size();
+         slot = queue_.peek()) {
+      batch_[n++] = handle(slot);
+      leave_queue(slot, SlotState::finished);
+    }
+    return {.kind = BatchAction::abandon, .slots = {batch_.data(), n}};
+  }
+
   /// Takes a waiting request out: `waiting` is returned, it is the caller's to release. Otherwise
   /// nothing changes and its state is returned, `free` for a stale handle. O(1) but for a deadline.
   SlotState cancel(SlotHandle slot) noexcept {
@@ -318,16 +330,6 @@ class BasicBatchCore {
     }
     return {
         .kind = BatchAction::dispatch, .reason = reason, .cost = cost, .slots = {batch_.data(), n}};
-  }
-
-  BatchAction abandon() noexcept {
-    std::size_t n = 0;
-    for (std::uint32_t slot = queue_.peek(); slot != kNoSlot && n < batch_.size();
-         slot = queue_.peek()) {
-      batch_[n++] = handle(slot);
-      leave_queue(slot, SlotState::finished);
-    }
-    return {.kind = BatchAction::abandon, .slots = {batch_.data(), n}};
   }
 
   /// Running slots keep their deadline.
