@@ -211,10 +211,8 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
 
   // --- taking back ------------------------------------------------------------------------------
 
-  void on_cancelled(std::uint64_t tag) noexcept override {
-    stats_.add(StatsBoard::cancelled);
-    withdraw(handle_of(tag), shut_down_);
-  }
+  void on_cancelling() noexcept override { stats_.add(StatsBoard::cancelled); }
+  void on_cancelled(std::uint64_t tag) noexcept override { withdraw(handle_of(tag), shut_down_); }
   void on_slot_freed() noexcept override {
     if (blocked_.load() == 0) return;
     { Lock asleep(mutex_); }
