@@ -38,19 +38,21 @@ struct Reference {
     if (requests.size() >= limits.max_outstanding) return Refusal::outstanding_full;
     return Refusal::none;
   }
-  std::vector<Request*> served() {  // waiting requests, first to be served first
+  std::vector<Request*> served(TimePoint now) {  // waiting requests, first to be served first
     std::vector<Request*> order;
     for (Request& r : requests) {
       if (r.state == SlotState::waiting) order.push_back(&r);
     }
-    std::sort(order.begin(), order.end(), [](const Request* a, const Request* b) {
+    const auto aged = [&](const Request* r) { return r->arrival + limits.priority_ageing <= now; };
+    std::sort(order.begin(), order.end(), [&](const Request* a, const Request* b) {
+      if (aged(a) || aged(b)) return a < b;
       return a->terms.priority != b->terms.priority ? a->terms.priority > b->terms.priority : a < b;
     });
     return order;
   }
   /// What the next batch is; empty when none closes now.
   std::vector<Request*> batch(TimePoint now, const BatchRoom& room) {
-    std::vector<Request*> order = served();
+    std::vector<Request*> order = served(now);
     if (order.empty()) return {};
     const std::size_t max_count =
         std::min({limits.max_batch_size, limits.queue_capacity, room.max_count});
@@ -85,6 +87,7 @@ class Run {
     limits.max_queue_delay = Duration(pick(0, 8));
     limits.queue_capacity = pick(1, 10);
     limits.max_outstanding = pick(0, 1) == 0 ? 0 : pick(1, 14);
+    limits.priority_ageing = Duration(pick(0, 12));
     core_.emplace(limits);
     reference_.limits = core_->limits();
   }

@@ -101,6 +101,35 @@ TEST_CASE("Requests are served in order of arrival within a priority, higher one
   CHECK(indices(core.poll(at(0ms))) == wanted);
 }
 
+TEST_CASE("Priorities age: a low one is served although higher ones keep coming") {
+  BatchCore core({.max_batch_size = 2, .priority_ageing = 10ms});
+  const SlotHandle low = core.submit(at(0ms), {.priority = Priority::low}).slot;
+  const SlotHandle normal = core.submit(at(1ms), {.priority = Priority::normal}).slot;
+  TimePoint served_low = kNever, served_normal = kNever;
+  for (int i = 1; i < 20; ++i) {
+    const TimePoint now = at(i * 1ms);
+    REQUIRE(core.submit(now, {.priority = Priority::high}));
+    REQUIRE(core.submit(now, {.priority = Priority::high}));
+    const BatchAction action = core.poll(now);
+    REQUIRE(action.kind == BatchAction::dispatch);
+    CHECK(action.slots.size() == 2);
+    for (SlotHandle slot : action.slots) {
+      if (slot == low) served_low = now;
+      if (slot == normal) served_normal = now;
+    }
+  }
+  CHECK(served_low == at(10ms));
+  CHECK(served_normal == at(11ms));
+}
+
+TEST_CASE("A request that has aged goes before later ones of its own and lower priorities too") {
+  BatchCore core({.max_batch_size = 3, .priority_ageing = 10ms});
+  const auto low = core.submit(at(0ms), {.priority = Priority::low}).slot.index;
+  const auto normal = core.submit(at(5ms), {.priority = Priority::normal}).slot.index;
+  const auto high = core.submit(at(6ms), {.priority = Priority::high}).slot.index;
+  CHECK(indices(core.poll(at(10ms))) == std::vector{low, high, normal});
+}
+
 TEST_CASE(
     "A deadline expires at its time: waiting requests leave, running ones are reported once") {
   BatchCore core({.max_batch_size = 1, .max_queue_delay = 1s});
@@ -206,6 +235,10 @@ TEST_CASE("Limits are checked by name") {
         "min_batch_size: wanted at most max_batch_size, got 5");
   CHECK(message({.max_batch_cost = 0}) == "max_batch_cost: wanted 1 to 2^40, got 0");
   CHECK(message({.max_queue_delay = -1ns}) == "max_queue_delay: wanted at least 0");
+  CHECK(message({.priority_ageing = -1ns}) == "priority_ageing: wanted at least 0");
+  CHECK(message({.queue_capacity = std::size_t{1} << 22}) ==
+        "queue_capacity: wanted 1 to 2^22 - 1, got 4194304");
+  CHECK(validate(BatchLimits{.queue_capacity = (std::size_t{1} << 22) - 1}));
   CHECK(message({.queue_capacity = 0}).starts_with("queue_capacity: wanted"));
   CHECK(message({.max_outstanding = kMaxSlots + 1}).starts_with("max_outstanding: wanted"));
 }

@@ -74,3 +74,10 @@ TEST_CASE("Any input range will do, and options out of range are moved into it")
   for (auto& batch : batches(std::list<int>{1, 2, 3}, {.max_batch_size = 0})) total += batch[0];
   CHECK(total == 6);
 }
+
+TEST_CASE("Batches without a clock use the system's") {
+  const std::vector<int> inputs(5);
+  std::size_t seen = 0;
+  for (auto& batch : batches(inputs, {.max_batch_size = 2, .clock = nullptr})) seen += batch.size();
+  CHECK(seen == 5);
+}

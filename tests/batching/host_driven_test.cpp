@@ -135,6 +135,34 @@ TEST_CASE("host-driven: several threads may run one batcher") {
   CHECK(ran == 8);
 }
 
+TEST_CASE("host-driven: more threads than there are workers may run a batcher beside them") {
+  ManualClock clock;
+  const TimePoint start = clock.now();
+  Gate gate;
+  Batcher batcher(
+      [&](std::span<const int> in) {
+        gate.pass();
+        return doubled(in);
+      },
+      {.max_batch_size = 1, .workers = 1, .host = {.clock = &clock}});
+  std::vector<Future<int>> futures;
+  std::vector<Thread> threads;
+  futures.push_back(batcher.submit(0));
+  gate.await_arrivals(1);
+  for (int i = 1; i <= 8; ++i) {
+    futures.push_back(batcher.submit(i));
+    threads.push_back(*Thread::start([&] { batcher.run_one(); }));
+    gate.await_arrivals(i + 1);
+    Future<int> late = batcher.submit(-i, {.timeout = 1ms});  // the timer is one more
+    clock.await_sleeper(start + i * 1ms);
+    clock.advance(1ms);
+    CHECK(late.get().error().code() == ErrorCode::expired);
+  }
+  gate.open();
+  threads.clear();
+  for (Future<int>& future : futures) CHECK(future.get());
+}
+
 TEST_CASE("co_await: requests in sequence, without a thread") {
   Batcher batcher(doubled, {.workers = 0});
   int a = 0, b = 0;

@@ -88,3 +88,24 @@ TEST_CASE("Stop ends what runs and destroys what waits, unrun") {
     CHECK(token.use_count() == 1);
   }
 }
+
+TEST_CASE("Two may stop a pool at once, and its tasks learn that they may not") {
+  for (int round = 0; round < 20; ++round) {
+    ThreadPool pool({.threads = 2, .host = {.clock = nullptr}});
+    Gate gate;
+    std::atomic<int> refused{0};
+    for (int i = 0; i < 2; ++i) {
+      REQUIRE(pool.post([&] {
+        gate.pass();
+        refused += pool.stop().error().code() == ErrorCode::would_deadlock;
+      }));
+    }
+    gate.await_arrivals(2);
+    Thread a = *Thread::start([&] { static_cast<void>(pool.stop()); });
+    Thread b = *Thread::start([&] { static_cast<void>(pool.stop()); });
+    gate.open();
+    a.join();
+    b.join();
+    CHECK(refused == 2);
+  }
+}

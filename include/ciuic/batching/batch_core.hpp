@@ -37,6 +37,10 @@
 // that fits the maxima but not this call's room stays first in line: later, smaller ones do not
 // overtake it.
 //
+// Who is in it: the higher priority first, and the first to come within a priority, as the queue
+// says; but who has waited `priority_ageing` goes before everybody who came later, whatever the
+// priorities. So nothing starves: from then on only requests that came before are served before.
+//
 // Time never runs backwards inside the core: a `now` before the latest one seen counts as that one.
 #pragma once
 
@@ -196,6 +200,18 @@ class BasicBatchCore {
     return {.kind = BatchAction::expire, .slots = {batch_.data(), n}};
   }
 
+  /// Hands back what waits, at most a batch of it: `abandon`, without slots when nothing waits.
+  /// What poll() does after stop(), for a caller that cannot get anything run.
+  BatchAction abandon() noexcept {
+    std::size_t n = 0;
+    for (std::uint32_t slot = queue_.peek(); slot != kNoSlot && n < batch_.size();
+         slot = queue_.peek()) {
+      batch_[n++] = handle(slot);
+      leave_queue(slot, SlotState::finished);
+    }
+    return {.kind = BatchAction::abandon, .slots = {batch_.data(), n}};
+  }
+
   /// Takes a waiting request out: `waiting` is returned, it is the caller's to release. Otherwise
   /// nothing changes and its state is returned, `free` for a stale handle. O(1) but for a deadline.
   SlotState cancel(SlotHandle slot) noexcept {
@@ -302,12 +318,17 @@ class BasicBatchCore {
     return true;
   }
 
+  /// The slot to serve next; `kNoSlot` when nothing waits.
+  std::uint32_t next() const noexcept {
+    if (waiting_ == 0) return kNoSlot;
+    const TimePoint aged = add_saturating(nodes_[oldest_.head].arrival, limits_.priority_ageing);
+    return aged <= now_ ? oldest_.head : queue_.peek();
+  }
   BatchAction take(std::size_t max_count, std::uint64_t max_cost, CloseReason reason) noexcept {
     std::size_t n = 0;
     std::uint64_t cost = 0;
     max_count = std::min(max_count, batch_.size());
-    for (std::uint32_t slot = queue_.peek(); slot != kNoSlot && n < max_count;
-         slot = queue_.peek()) {
+    for (std::uint32_t slot = next(); slot != kNoSlot && n < max_count; slot = next()) {
       if (nodes_[slot].cost > max_cost - cost) {  // enough wait, but the budget ends first
         reason = max_cost < limits_.max_batch_cost ? CloseReason::room : CloseReason::cost;
         break;
@@ -318,16 +339,6 @@ class BasicBatchCore {
     }
     return {
         .kind = BatchAction::dispatch, .reason = reason, .cost = cost, .slots = {batch_.data(), n}};
-  }
-
-  BatchAction abandon() noexcept {
-    std::size_t n = 0;
-    for (std::uint32_t slot = queue_.peek(); slot != kNoSlot && n < batch_.size();
-         slot = queue_.peek()) {
-      batch_[n++] = handle(slot);
-      leave_queue(slot, SlotState::finished);
-    }
-    return {.kind = BatchAction::abandon, .slots = {batch_.data(), n}};
   }
 
   /// Running slots keep their deadline.

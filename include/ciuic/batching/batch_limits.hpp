@@ -27,6 +27,8 @@ struct BatchLimits {
   std::size_t queue_capacity = 1024;              ///< requests that may wait
   /// Requests accepted and not released yet. 0 = twice the queue and one batch.
   std::size_t max_outstanding = 0;
+  /// A request that has waited so long goes before every later one, whatever their priorities.
+  Duration priority_ageing{std::chrono::milliseconds(100)};
 };
 
 /// Errors: `invalid_argument`, naming the field.
@@ -44,6 +46,9 @@ inline Result<void> validate(const BatchLimits& limits) {
   }
   if (limits.max_queue_delay < Duration{0}) {
     return Error(ErrorCode::invalid_argument, "max_queue_delay: wanted at least 0");
+  }
+  if (limits.priority_ageing < Duration{0}) {
+    return Error(ErrorCode::invalid_argument, "priority_ageing: wanted at least 0");
   }
   if (limits.queue_capacity == 0 || limits.queue_capacity > kMaxSlots / 4) {
     return wrong("queue_capacity", "1 to 2^22 - 1", limits.queue_capacity);

@@ -62,13 +62,38 @@ class BatchShell {
   const HostContext& host() const noexcept { return host_; }
   bool stopping() const noexcept { return stopping_; }
 
+  /// For drivers: the core's poll() and expire(), on the host's clock, or without it once stopping.
+  /// Every action that perform() shall do comes from here, because host threads may run batches
+  /// beside any driver: there has to be an Activity for each. May release `lock` before.
+  BatchAction poll(Lock& lock) noexcept {
+    reserve(lock);
+    return core_.poll(time());
+  }
+  BatchAction expire(Lock& lock) noexcept {
+    reserve(lock);
+    return core_.expire(time());
+  }
+  /// For drivers that find nobody to run what waits: fails all of it. Releases `lock` in between.
+  void hand_back(Lock& lock) noexcept {
+    if (handing_back_) return;  // whoever began goes on until nothing waits
+    handing_back_ = true;
+    for (;;) {
+      reserve(lock);
+      const BatchAction action = core_.abandon();
+      if (action.slots.empty()) break;
+      perform(action, lock);
+    }
+    handing_back_ = false;
+  }
+
   /// Does what a polled action says. The lock is released while foreign code runs.
   void perform(const BatchAction& action, Lock& lock) noexcept {
     Activity* activity = begin(action.slots);
     if (driver_ != nullptr) driver_->taken(lock);
     execute(action, *activity, lock);
+    // Still active: stop() waits for the model's end, and is refused from the model's destructor.
+    if (stopping_ && active_ == activity && activity->next == nullptr) retire(lock);
     end(activity);
-    if (stopping_ && active_ == nullptr) retire(lock);
     settled_.notify_all();
   }
 
@@ -79,7 +104,8 @@ class BatchShell {
     Lock lock(mutex_);
     std::size_t ran = 0;
     while (ran == 0 || stopping_) {
-      const BatchAction action = poll(now, lock);
+      reserve(lock);
+      const BatchAction action = core_.poll(now);
       if (action.slots.empty()) break;
       if (action.kind == BatchAction::dispatch) ran = action.slots.size();
       perform(action, lock);
@@ -102,7 +128,7 @@ class BatchShell {
                      {"drain: ", std::to_string(core_.outstanding()), " requests are left"});
       }
       if (driver_ == nullptr) {
-        if (const BatchAction action = poll(now, lock); !action.slots.empty()) {
+        if (const BatchAction action = poll(lock); !action.slots.empty()) {
           perform(action, lock);
           continue;
         }
@@ -119,14 +145,17 @@ class BatchShell {
     if (is_active_thread()) return deadlock("stop");
     const bool first = begin_stop(lock);
     for (;;) {  // every worker may be busy: hand back what waits from here
-      const BatchAction action = poll(clock().now(), lock);
+      const BatchAction action = poll(lock);
       if (action.slots.empty()) break;
       perform(action, lock);
     }
     while (active_ != nullptr) settled_.wait(lock);
     if (first) {
       if (driver_ != nullptr) driver_->finish(lock, true);
+      reserve(lock);
+      Activity* activity = begin({});
       retire(lock);
+      end(activity);
       stopped_ = true;
       settled_.notify_all();
     }
@@ -185,14 +214,14 @@ class BatchShell {
     if (driver_ != nullptr) driver_->wake_all(lock);
     return first;
   }
-  /// Polls once there is an Activity to perform with: more host threads than ever before may need
+  TimePoint time() const noexcept { return stopping_ ? TimePoint::min() : clock().now(); }
+  /// Makes sure of an Activity to perform with: more host threads than ever before may need
   /// another, and where memory is refused they take turns.
-  BatchAction poll(TimePoint now, Lock& lock) noexcept {
+  void reserve(Lock& lock) noexcept {
     const auto grow = [this] { idle_ = make_activity(nullptr); };
     while (idle_ == nullptr) {
       if (!call_guarded(ErrorCode::out_of_memory, "batcher", grow)) settled_.wait(lock);
     }
-    return core_.poll(now);
   }
   Activity* make_activity(Activity* next) {
     auto activity = std::make_unique<Activity>();
@@ -221,6 +250,7 @@ class BatchShell {
   Activity* active_ = nullptr;
   bool stopping_ = false;
   bool stopped_ = false;
+  bool handing_back_ = false;
 };
 
 }  // namespace ciuic::inline CIUIC_ABI

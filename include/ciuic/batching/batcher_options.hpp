@@ -29,15 +29,27 @@ struct BatcherOptions {
   std::size_t queue_capacity = 1024;              ///< requests that may wait
   /// Requests accepted whose answer was not taken yet. 0 = twice the queue and one batch.
   std::size_t max_outstanding = 0;
+  /// A request that has waited so long goes before every later one, whatever their priorities, so
+  /// that nothing starves. 0: priorities count for nothing; Duration::max(): they alone count.
+  Duration priority_ageing{std::chrono::milliseconds(100)};
   Overload overload = Overload::reject;
   /// Batches that may run at once, each on a thread of its own (or a task of `host.executor`).
   /// 0 = none: the host calls run_one().
+  ///
+  /// With an executor nothing happens but in its tasks. While all its threads are busy with other
+  /// work no batch starts and no deadline fires; both catch up when it gets to its tasks. drain()
+  /// and stop() wait for such tasks, so do not call them (nor destroy the batcher) in an ordinary
+  /// task of the same executor unless another of its threads is free: only from the batcher's own
+  /// callbacks and models do they say `would_deadlock` instead. Requests that no task is taken for
+  /// end as `queue_full`. A task that runs after stop() does nothing.
   unsigned workers = 1;
+  /// The executor must live until the batcher is destroyed. Clock and log must outlive the futures
+  /// too: a wait sleeps on the clock, and a callback that throws is logged, also after that.
   HostContext host{};
 
   BatchLimits limits() const noexcept {
-    return {max_batch_size,  min_batch_size, max_batch_cost,
-            max_queue_delay, queue_capacity, max_outstanding};
+    return {max_batch_size, min_batch_size,  max_batch_cost, max_queue_delay,
+            queue_capacity, max_outstanding, priority_ageing};
   }
 };
 

@@ -172,7 +172,9 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     return true;
   }
   void fail_unrunnable(SlotHandle slot) noexcept {
-    withdraw(slot, Error(ErrorCode::queue_full, "the host's executor takes no more tasks"));
+    withdraw(slot, unrunnable_);
+    Lock lock(mutex_);
+    driver_->taken(lock);  // others may have relied on the task that was refused
   }
   Future<Response> refuse(Refusal why) noexcept {
     if (why == Refusal::none) {
@@ -209,10 +211,8 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
 
   // --- taking back ------------------------------------------------------------------------------
 
-  void on_cancelled(std::uint64_t tag) noexcept override {
-    stats_.add(StatsBoard::cancelled);
-    withdraw(handle_of(tag), shut_down_);
-  }
+  void on_cancelling() noexcept override { stats_.add(StatsBoard::cancelled); }
+  void on_cancelled(std::uint64_t tag) noexcept override { withdraw(handle_of(tag), shut_down_); }
   void on_slot_freed() noexcept override {
     if (blocked_.load() == 0) return;
     { Lock asleep(mutex_); }
@@ -255,12 +255,15 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
       case BatchAction::expire:
         for (SlotHandle slot : activity.slots) expire(slot, lock);
         return;
-      default:  // abandon
+      default: {  // abandon
+        const bool stopped = stopping();
         lock.unlock();
         for (SlotHandle slot : activity.slots) {
-          answer(entries_[slot.index].promise, shut_down_, StatsBoard::shut_down);
+          answer(entries_[slot.index].promise, stopped ? shut_down_ : unrunnable_,
+                 stopped ? StatsBoard::shut_down : StatsBoard::failed);
         }
         break;
+      }
     }
     for (SlotHandle slot : activity.slots) clear(entries_[slot.index]);
     lock.lock();
@@ -324,6 +327,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
 
   const Error expired_{ErrorCode::expired, "deadline: passed before there was an answer"};
   const Error shut_down_{ErrorCode::shutting_down, "the batcher is stopping"};
+  const Error unrunnable_{ErrorCode::queue_full, "the host's executor takes no more tasks"};
   const Error unresolved_{ErrorCode::contract_violation, "model: left this request unanswered"};
   std::unique_ptr<Entry[]> entries_;
   BatchModel<Request, Response> model_;

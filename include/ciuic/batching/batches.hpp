@@ -28,7 +28,7 @@ namespace ciuic::inline CIUIC_ABI {
 struct OfflineBatchOptions {
   std::size_t max_batch_size = 32;       ///< at least 1
   std::size_t min_batch_size = 1;        ///< 1 … max; only the tail is ever smaller
-  const Clock* clock = &steady_clock();  ///< measures the time between batches
+  const Clock* clock = &steady_clock();  ///< measures the time between batches; null: the system's
 };
 
 /// The size rule described at the top of this file. Thread-safety: thread-compatible.
@@ -104,7 +104,9 @@ class OfflineBatches {
 
  public:
   OfflineBatches(V inputs, const OfflineBatchOptions& options)
-      : inputs_(std::move(inputs)), sizer_(options), clock_(options.clock) {}
+      : inputs_(std::move(inputs)),
+        sizer_(options),
+        clock_(options.clock == nullptr ? &steady_clock() : options.clock) {}
 
   class Iterator {
    public:

@@ -59,6 +59,8 @@ class CompletionPool {
 
  protected:
   virtual ~CompletionPool() = default;
+  /// A cancel has won: to be counted before the future is ready. Followed by on_cancelled().
+  virtual void on_cancelling() noexcept {}
   /// The consumer gave up the request that `tag` names, before anything else resolved it. Called
   /// once, outside all locks, on the cancelling thread.
   virtual void on_cancelled(std::uint64_t /*tag*/) noexcept {}
@@ -93,7 +95,7 @@ class CompletionPool {
 
   // The free stack: the upper half of head_ counts changes, so that a stale pop fails.
   std::uint32_t acquire() noexcept {
-    std::uint64_t head = free_.load(std::memory_order_acquire);
+    std::uint64_t head = free_.load();  // in one order with the hearers of on_slot_freed
     for (;;) {
       const auto slot = static_cast<std::uint32_t>(head);
       if (slot == kNone) return kNone;
@@ -183,6 +185,7 @@ class CompletionPool {
     if (!claim(index)) return false;
     const Ref<CompletionPool> alive = Ref<CompletionPool>::share(this);
     const std::uint64_t tag = slots_[index].tag;
+    on_cancelling();
     slots_[index].result.emplace(Error(ErrorCode::cancelled));
     publish(index);
     on_cancelled(tag);
@@ -191,7 +194,10 @@ class CompletionPool {
   void drop(std::uint32_t index) noexcept {
     const Ref<CompletionPool> alive = Ref<CompletionPool>::share(this);
     if (!has(index, kReady) && claim(index)) {
-      slots_[index].continuation = nullptr;  // a coroutine that is destroyed while it waits
+      // A coroutine that is destroyed while it waits: the claim is ours, so nobody resumes it. Had
+      // the claim been lost, whoever won it would resume the destroyed frame (see Future).
+      slots_[index].continuation = nullptr;
+      on_cancelling();
       on_cancelled(slots_[index].tag);
     }
     let_go(index);

@@ -1,12 +1,20 @@
 // ExecutorPump: runs a BatchShell on the host's own threads.
 //
 // A pump is a task that polls and performs until nothing is due, then ends; at most `workers` of
-// them exist. A tick is a task posted for a time: it expires what is late and starts a pump when a
-// batch is due. Every task holds the shell, so one that the host runs late finds it stopped and
-// ends.
+// them exist. A tick is a task posted for a time: it becomes a pump if one more may run, and
+// otherwise expires what is late. An executor cannot take a task back, so a tick is posted only
+// when it is earlier than all that are still to come: they form a stack, the earliest on top.
+//
+// An executor may refuse a task at any moment. What was accepted is not lost: either a pump that
+// runs, or a tick in time, looks again, or every waiting request is handed back as `queue_full`.
+//
+// Tasks hold a link that is cut when the batcher stops: one that the host runs late finds nothing,
+// touches neither clock nor log, and keeps nothing alive.
 #pragma once
 
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "ciuic/batching/batch_shell.hpp"
 
@@ -16,7 +24,12 @@ namespace ciuic::inline CIUIC_ABI {
 class ExecutorPump final : public BatchDriver {
  public:
   ExecutorPump(BatchShell& shell, Executor& executor, unsigned workers)
-      : shell_(shell), executor_(executor), workers_(workers) {}
+      : shell_(shell),
+        executor_(executor),
+        workers_(workers),
+        link_(std::make_shared<Link>(shell)) {
+    ticks_.reserve(64);
+  }
 
   Result<void> start() override { return {}; }
   bool wake(Lock& lock) noexcept override CIUIC_NO_THREAD_SAFETY_ANALYSIS {
@@ -24,61 +37,107 @@ class ExecutorPump final : public BatchDriver {
     lock.unlock();
     return arranged;
   }
-  void wake_all(Lock& lock) noexcept override { arrange(lock); }
-  void taken(Lock& lock) noexcept override { arrange(lock); }
-  void finish(Lock&, bool) noexcept override {}
+  void wake_all(Lock& lock) noexcept override { taken(lock); }
+  void taken(Lock& lock) noexcept override {
+    if (!arrange(lock)) shell_.hand_back(lock);
+  }
+  void finish(Lock&, bool) noexcept override { link_->cut(); }
 
  private:
+  /// The way from a task to the shell, as long as there is one.
+  class Link {
+   public:
+    explicit Link(BatchShell& shell) noexcept : shell_(&shell) {}
+    Ref<BatchShell> shell() noexcept {
+      Lock lock(mutex_);
+      return Ref<BatchShell>::share(shell_);
+    }
+    void cut() noexcept {
+      Lock lock(mutex_);
+      shell_ = nullptr;
+    }
+
+   private:
+    Mutex mutex_;
+    BatchShell* shell_ CIUIC_GUARDED_BY(mutex_);
+  };
+
   /// Posts a pump when something is due and one more may run, or a tick for when something will be.
-  bool arrange(Lock& lock) noexcept CIUIC_NO_THREAD_SAFETY_ANALYSIS {
+  /// False when the executor refused and nobody else will look at what waits in time.
+  bool arrange(Lock& lock) noexcept {
     if (shell_.stopping()) return true;
     const TimePoint now = shell_.clock().now();
     const bool busy = pumps_ >= workers_;
     const TimePoint event = busy ? shell_.core().next_deadline() : shell_.core().next_event();
-    if (event == kNever || (event > now && event >= tick_at_)) return true;
-    Ref<BatchShell> alive = Ref<BatchShell>::share(&shell_);
-    bool posted = false;
+    if (event == kNever) return true;
     if (event <= now && !busy) {
-      ++pumps_;
-      lock.unlock();
-      posted = executor_.post([this, alive = std::move(alive)] { pump(); });
-      lock.lock();
-      if (!posted) --pumps_;
+      if (post_pump(lock)) return true;
     } else {
-      const TimePoint before = std::exchange(tick_at_, event);
-      lock.unlock();
-      posted = executor_.post_at(event, [this, alive = std::move(alive), event] { tick(event); });
-      lock.lock();
-      if (!posted && tick_at_ == event) tick_at_ = before;
+      if (ticks_by(event) || post_tick(event, lock)) return true;
     }
+    return pumps_ > 0 || ticks_by(event) || shell_.core().waiting() == 0;
+  }
+  bool ticks_by(TimePoint event) const noexcept {
+    return !ticks_.empty() && ticks_.back() <= event;
+  }
+  bool post_pump(Lock& lock) noexcept CIUIC_NO_THREAD_SAFETY_ANALYSIS {
+    ++pumps_;
+    lock.unlock();
+    const bool posted = executor_.post([this, link = link_] {
+      const Ref<BatchShell> alive = link->shell();
+      if (!alive) return;
+      Lock own(shell_.mutex());
+      pump(own);
+    });
+    lock.lock();
+    if (!posted) --pumps_;
     return posted;
   }
-  void pump() noexcept {
-    Lock lock(shell_.mutex());
+  bool post_tick(TimePoint when, Lock& lock) noexcept CIUIC_NO_THREAD_SAFETY_ANALYSIS {
+    const auto note = [&] { ticks_.push_back(when); };
+    if (!call_guarded(ErrorCode::out_of_memory, "batcher", note)) return false;
+    lock.unlock();
+    const bool posted = executor_.post_at(when, [this, link = link_, when] {
+      const Ref<BatchShell> alive = link->shell();
+      if (!alive) return;
+      Lock own(shell_.mutex());
+      tick(when, own);
+    });
+    lock.lock();
+    if (!posted) std::erase(ticks_, when);
+    return posted;
+  }
+
+  /// Counted in `pumps_` by whoever starts it.
+  void pump(Lock& lock) noexcept {
     for (;;) {
-      const BatchAction action = shell_.core().poll(shell_.clock().now());
+      const BatchAction action = shell_.poll(lock);
       if (action.slots.empty()) break;
       shell_.perform(action, lock);
     }
     --pumps_;
-    arrange(lock);
+    taken(lock);
   }
-  void tick(TimePoint when) noexcept {
-    Lock lock(shell_.mutex());
-    if (tick_at_ == when) tick_at_ = kNever;
-    for (;;) {
-      const BatchAction action = shell_.core().expire(shell_.clock().now());
+  void tick(TimePoint when, Lock& lock) noexcept {
+    std::erase(ticks_, when);
+    if (pumps_ < workers_) {
+      ++pumps_;
+      return pump(lock);
+    }
+    for (;;) {  // a callback may have dropped the batcher: then what waits is handed back from here
+      const BatchAction action = shell_.stopping() ? shell_.poll(lock) : shell_.expire(lock);
       if (action.slots.empty()) break;
       shell_.perform(action, lock);
     }
-    arrange(lock);
+    taken(lock);
   }
 
   BatchShell& shell_;
   Executor& executor_;
   const unsigned workers_;
-  unsigned pumps_ = 0;
-  TimePoint tick_at_ = kNever;
+  const std::shared_ptr<Link> link_;
+  unsigned pumps_ = 0;            // posted or running
+  std::vector<TimePoint> ticks_;  // posted and not run yet, the earliest last
 };
 
 }  // namespace ciuic::inline CIUIC_ABI

@@ -41,7 +41,8 @@ class SlotLinks {
   std::vector<Link> links_;
 };
 
-/// First come, first served within a priority; a higher priority before a lower one.
+/// First come, first served within a priority; a higher priority before a lower one. Strictly so:
+/// that nothing starves is BatchCore's doing, which serves who has waited too long before it asks.
 ///
 /// What BatchCore asks of a queue type: a constructor from the number of slots, `push`, `erase` of
 /// any waiting slot, and `peek`, the slot to serve next. Thread-safety: thread-compatible.

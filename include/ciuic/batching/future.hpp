@@ -73,12 +73,22 @@ class FutureSlot {
 /// Every future is resolved exactly once: with a value, or with an error that says what happened
 /// (`cancelled`, `expired`, `shutting_down`, `model_failed`, …). A refused request gives a future
 /// that is ready with the reason. Dropping a future cancels its request; detach() lets it run.
-/// Futures outlive the batcher that made them.
+/// Futures outlive the batcher that made them, but not the host's clock (a wait sleeps on it) and
+/// log.
 ///
 /// A callback or coroutine runs on the thread that resolves the request (a worker, the one that
 /// cancels or stops, or the caller itself when the answer is already there), with no lock held. It
-/// may submit; an exception from it is logged and counted, and harms nobody. It should not wait for
-/// another answer of the same batcher: it may be sitting on the worker that would produce it.
+/// may submit; an exception from it is logged and counted, and harms nobody (from the callback of a
+/// refused request, which runs inside on_ready(), it is swallowed: no batcher counts it). It should
+/// not wait for another answer of the same batcher: it may be sitting on the worker that would
+/// produce it.
+///
+/// Destroying a coroutine that waits here cancels its request, but only if nobody else may resolve
+/// the request at that moment. Who resolves it resumes the coroutine, and nothing can hold that
+/// thread back once it has begun: a frame destroyed meanwhile is used after its end. So destroy one
+/// where nothing resolves: on the only thread that calls run_one(), or before its batcher's workers
+/// can know the request. Otherwise stop its stop token, let it resume with `cancelled`, and
+/// destroy it when it is done.
 ///
 /// Thread-safety: thread-compatible; to cancel from another thread, submit with a stop token.
 template <class T>
@@ -145,7 +155,8 @@ class [[nodiscard]] Future {
         [slot = std::move(slot_), fn = std::forward<F>(fn)]() mutable { fn(slot.take()); });
   }
 
-  /// `Result<T> answer = co_await batcher.submit(request);`
+  /// `Result<T> answer = co_await batcher.submit(request);` Before you destroy a coroutine that
+  /// waits, read the class comment.
   auto operator co_await() && noexcept { return Awaiter{std::move(*this)}; }
 
  private:

@@ -98,7 +98,7 @@ class WorkerTeam final : public BatchDriver {
   /// Sleeps until there is something to do; without slots: end.
   BatchAction lead(Lock& lock) noexcept {
     for (;;) {
-      const BatchAction action = shell_.core().poll(shell_.clock().now());
+      const BatchAction action = shell_.poll(lock);
       if (!action.slots.empty() || shell_.stopping()) return action;
       leader_until_ = action.when;
       shell_.clock().wait_until(leader_, lock, leader_until_);
@@ -107,7 +107,7 @@ class WorkerTeam final : public BatchDriver {
   void keep_time() noexcept {
     Lock lock(shell_.mutex());
     while (!shell_.stopping()) {
-      const BatchAction action = shell_.core().expire(shell_.clock().now());
+      const BatchAction action = shell_.expire(lock);
       if (!action.slots.empty()) {
         shell_.perform(action, lock);
         continue;

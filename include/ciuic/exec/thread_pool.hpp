@@ -16,7 +16,7 @@ namespace ciuic::inline CIUIC_ABI {
 struct ThreadPoolOptions {
   unsigned threads = 0;               ///< 0 = as many as this machine runs at once
   std::size_t queue_capacity = 1024;  ///< tasks that may wait, those for later included
-  HostContext host{};                 ///< its clock and log; its executor is not used
+  HostContext host{};  ///< its clock (null: the system's) and log; its executor is not used
 };
 
 /// A fixed number of threads and a bounded queue, first come, first served.
@@ -29,10 +29,13 @@ struct ThreadPoolOptions {
 class ThreadPool final : public Executor {
  public:
   explicit ThreadPool(const ThreadPoolOptions& options = {})
-      : clock_(options.host.clock), log_(options.host.log), ready_(options.queue_capacity) {
+      : clock_(options.host.clock == nullptr ? &steady_clock() : options.host.clock),
+        log_(options.host.log),
+        ready_(options.queue_capacity) {
     const unsigned wanted = options.threads == 0 ? hardware_threads() : options.threads;
     timed_.reserve(options.queue_capacity);
     threads_.reserve(wanted);
+    ids_.reserve(wanted);
     for (unsigned i = 0; i < wanted; ++i) {
       Result<Thread> thread = Thread::start([this] { work(); });
       if (!thread) break;
@@ -115,15 +118,15 @@ class ThreadPool final : public Executor {
   std::size_t waiting() const noexcept CIUIC_REQUIRES(mutex_) {
     return ready_count_ + timed_.size();
   }
-  bool is_own_thread() const noexcept {
-    return std::any_of(threads_.begin(), threads_.end(),
-                       [](const Thread& thread) { return thread.is_current(); });
+  bool is_own_thread() const noexcept CIUIC_REQUIRES(mutex_) {
+    return std::find(ids_.begin(), ids_.end(), this_thread_id()) != ids_.end();
   }
   void push_ready(Function<void()>&& task) noexcept CIUIC_REQUIRES(mutex_) {
     ready_[(ready_first_ + ready_count_++) % ready_.size()] = std::move(task);
   }
   void work() noexcept {
     Lock lock(mutex_);
+    ids_.push_back(this_thread_id());  // there is room; before its first task
     while (!stopping_) {
       const TimePoint now = timed_.empty() ? TimePoint() : clock_->now();
       while (!timed_.empty() && timed_.front().when <= now) {
@@ -169,6 +172,8 @@ class ThreadPool final : public Executor {
   bool open_ CIUIC_GUARDED_BY(mutex_) = false;
   bool stopping_ CIUIC_GUARDED_BY(mutex_) = false;
   Atomic<std::uint64_t> failed_{0};
+  // Apart from the threads, which stop() joins without the lock.
+  std::vector<ThreadId> ids_ CIUIC_GUARDED_BY(mutex_);
   std::vector<Thread> threads_;
 };
 
