@@ -4,7 +4,7 @@
 set -euo pipefail
 export LC_ALL=C.UTF-8
 mangled=$(nm -D --defined-only "$1" | awk '$2 != "A" { print $3 }')
-[ -n "$mangled" ] || { echo "$1 exports nothing"; exit 0; }  # where the tool needs more, its link has failed
+[ -n "$mangled" ] || { echo "$1 exports nothing: nobody could link it"; exit 1; }
 # _ZN5ciuic2v0… functions, _ZNK5ciuic2v0… const ones, _ZT[VIS]N5ciuic2v0… class tables; ciuic_* is the C interface.
 foreign=$(grep -vE '^(_Z(N|NK|T[VISTCc][A-Za-z0-9_]*N|GVN|ZN|ZNK)5ciuic2v0|ciuic_)' <<<"$mangled" || true)
 count=$(wc -l <<<"$mangled")

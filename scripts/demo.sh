@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The main job on one screen: builds ciuic and runs 32 prompts at once through the model that ships with it.
 #   scripts/demo.sh [OPTION OF THE DEMO…]     e.g. --threads 1
-. "$(dirname "$0")/lib.sh"
 case ${1:-} in -h | --help) sed -n '2,3p' "$0" && exit ;; esac
+. "$(dirname "$0")/lib.sh"
 
 need "${build_packages[@]}"
 echo "building (a few minutes the first time)"

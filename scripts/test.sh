@@ -5,15 +5,23 @@
 #   scripts/test.sh --deep       on demand: ten minutes per fuzz target, the threads 50 times over, long tests
 #   scripts/test.sh --ci STAGE…  only these stages of a tier, for example `--ci tsan`
 # CIUIC_JOBS sets how many jobs run at once.
+case ${1:-} in -h | --help) sed -n '2,7p' "$0" && exit ;; esac
 . "$(dirname "$0")/lib.sh"
 
 tier=fast
 case ${1:-} in
   --ci | --deep) tier=${1#--} && shift ;;
-  -h | --help) sed -n '2,7p' "$0" && exit ;;
   -*) echo "unknown option $1; see --help" >&2 && exit 2 ;;
 esac
 only=" $* "
+case $tier in
+  fast) stages=" packages gcc " ;;
+  ci) stages=" packages gcc clang asan tsan " ;;
+  deep) stages=" packages long fuzz tsan " ;;
+esac
+for name in "$@"; do
+  [[ $stages == *" $name "* ]] || { echo "tier $tier has no stage $name; it has:$stages" >&2 && exit 2; }
+done
 table=() failed=() tests_run=0 tests_failed=0 ctest_seconds=0
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
@@ -22,6 +30,7 @@ trap 'rm -rf "$logs"' EXIT
 stage() {
   local name=$1 what=$2 start=$SECONDS result=ok
   shift 2
+  [[ $stages == *" $name "* ]] || { echo "stage $name is missing from the list of tier $tier" >&2 && exit 2; }
   [ "$only" = "  " ] || [[ $only == *" $name "* ]] || return 0
   printf '\n== %s: %s ==\n' "$name" "$what"
   "$@" || { result=FAILED && failed+=("$name"); }
@@ -105,7 +114,6 @@ case $tier in
     ;;
 esac
 
-[ ${#table[@]} -gt 0 ] || { echo "tier $tier has no stage$only" >&2 && exit 2; }
 printf '\nstage      result    time\n'
 printf '%s\n' "${table[@]}"
 printf '\nfigures\n'
