@@ -97,6 +97,7 @@ void run(benchmark::State& state, const Model& model, std::int32_t sequences, st
   if (const auto result = queue->synchronize(); !result) {
     state.SkipWithError(std::string(result.error().message()).c_str());
   }
+  state.SetLabel(clock_name(threads));
   state.counters["GFLOP/s"] = flops / median(seconds) * 1e-9;
   state.counters["of_peak"] = median(of_peak);
   if (tokens == 1) state.counters["of_bandwidth"] = median(of_bandwidth);

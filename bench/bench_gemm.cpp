@@ -59,6 +59,7 @@ void run(benchmark::State& state, std::int64_t rows, std::int64_t cols, int thre
     of_peak.push_back(flops / t * 1e-9 / peak);
     of_bandwidth.push_back(weight_bytes / t * 1e-9 / bandwidth);
   }
+  state.SetLabel(clock_name(threads));
   state.counters["GFLOP/s"] = flops / median(seconds) * 1e-9;
   state.counters["of_peak"] = median(of_peak);
   if (cold) {

@@ -72,8 +72,9 @@ int main(int argc, char** argv) {
     decode_rate.push_back(1.0 / decode_s);
     decode_share.push_back(kRandomModelReadBytes / decode_s * 1e-9 / median(bandwidths));
   }
-  std::printf("random 110 M model, f32, %s, %d threads, prompt of %d, %d rounds\n\n",
-              std::string(model->backend().isa()).c_str(), threads, prompt_tokens, rounds);
+  std::printf("random 110 M model, f32, %s, %d threads, prompt of %d, %d rounds, seconds of %s\n\n",
+              std::string(model->backend().isa()).c_str(), threads, prompt_tokens, rounds,
+              clock_name(threads));
   std::printf("| | tokens/s | of the roof |\n|---|---|---|\n");
   std::printf("| prefill | %.0f | %.2f of f32 multiply-add peak |\n", median(prefill_rate),
               median(prefill_share));

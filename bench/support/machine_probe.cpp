@@ -108,6 +108,8 @@ double seconds_now(int threads) {
   return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
 }
 
+const char* clock_name(int threads) { return threads == 1 ? "processor time" : "wall time"; }
+
 double fma_gflops(int threads) {
   return on_threads(threads, [](int) {
     constexpr int kRounds = 300'000;

@@ -11,8 +11,12 @@
 namespace ciuic::bench {
 
 /// The clock for work on `threads` threads: the processor time of this thread where it does all the
-/// work, so that a busy machine does not spoil the figure, and the wall clock where others help.
+/// work, so that a busy machine does not spoil the figure, and the wall clock where others help. So
+/// the figures of one thread and of several are not in the same seconds: on a busy machine a ratio
+/// of the two understates what threads bring. Whoever prints one names its clock by `clock_name`.
 double seconds_now(int threads = 1);
+/// What `seconds_now(threads)` counts: "processor time" or "wall time".
+const char* clock_name(int threads);
 
 /// Multiply-adds that depend on nothing but registers, at the widest vectors of the processor.
 /// Runs for about a millisecond on each of `threads` threads. Returns multiply-adds and adds, in
