@@ -267,6 +267,19 @@ void append_lowercase(std::string& out, std::string_view text) {
   }
 }
 
+void append_uppercase(std::string& out, std::string_view text) {
+  while (!text.empty()) {
+    const Utf8Char c = read_valid_utf8(text);
+    if (c.code == 0xDF) {
+      out += "SS";  // by far the most common of the letters that grow
+    } else {
+      append_utf8(out,
+                  static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c.code))));
+    }
+    text.remove_prefix(c.length);
+  }
+}
+
 namespace {
 
 // Printable Latin-1 stands for itself; the 68 other bytes, in order, are U+0100 and up.

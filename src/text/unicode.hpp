@@ -111,6 +111,7 @@ enum class NormalForm : std::uint8_t { nfc, nfd, nfkc, nfkd };
 /// Appends the normal form of `text` (valid UTF-8).
 void append_normalized(std::string& out, std::string_view text, NormalForm form);
 void append_lowercase(std::string& out, std::string_view text);
+void append_uppercase(std::string& out, std::string_view text);
 
 /// The reversible map of bytes to printable characters that byte-level vocabularies are written in.
 char32_t byte_level_char(unsigned char byte) noexcept;
