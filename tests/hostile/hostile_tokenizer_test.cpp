@@ -170,7 +170,7 @@ std::vector<Case> cases() {
       {"empty added token", added(R"([{"id":5,"content":""}])"),
        "added_tokens[0].content: missing or empty"},
       {"added token of 1 MB", added(R"([{"id":5,"content":")" + mega + R"("}])"),
-       "added_tokens[0].content: 1000000 bytes, limit 4096"},
+       "added_tokens[0].content: 1000000 bytes, limit 256"},
       {"added token with a list for content", added(R"([{"id":5,"content":[]}])"),
        "added_tokens[0].content: wanted a scalar, got an array"},
       {"added token with a line break in a field's name", added(R"([{"id":5,"con\ntent":[]}])"),
