@@ -59,6 +59,10 @@ const AddedToken* AddedTokenFinder::longest_at(std::string_view text) const noex
   auto last = tokens_.end();
   const AddedToken* longest = nullptr;
   for (std::size_t n = 0; n < text.size(); ++n) {
+    if (last - first == 1) {  // one comparison of what is left, not one for each byte
+      if (text.starts_with(first->content)) longest = &*first;
+      break;
+    }
     const auto byte_at = [n](const AddedToken& token) {
       return static_cast<int>(static_cast<unsigned char>(token.content[n]));
     };
