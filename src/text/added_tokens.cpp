@@ -59,6 +59,10 @@ const AddedToken* AddedTokenFinder::longest_at(std::string_view text) const noex
   auto last = tokens_.end();
   const AddedToken* longest = nullptr;
   for (std::size_t n = 0; n < text.size(); ++n) {
+    if (last - first == 1) {  // one comparison of what is left, not one for each byte
+      if (text.starts_with(first->content)) longest = &*first;
+      break;
+    }
     const auto byte_at = [n](const AddedToken& token) {
       return static_cast<int>(static_cast<unsigned char>(token.content[n]));
     };
@@ -76,7 +80,8 @@ const AddedToken* AddedTokenFinder::longest_at(std::string_view text) const noex
 
 void AddedTokenFinder::split(std::string_view text, bool parse_special,
                              std::vector<Part>& parts) const {
-  std::size_t done = 0;  // everything before is in `parts`
+  std::size_t done = 0;                        // everything before is in `parts`
+  std::size_t space_begin = 1, space_end = 0;  // the last run of white space behind a token
   for (std::size_t at = 0; at < text.size();) {
     if (!first_bytes_.test(static_cast<unsigned char>(text[at]))) {
       ++at;
@@ -95,8 +100,17 @@ void AddedTokenFinder::split(std::string_view text, bool parse_special,
         (ends_with_word(text.substr(0, begin)) || starts_with_word(text.substr(end)))) {
       continue;
     }
-    if (token->lstrip) begin = std::max(begin - trailing_space(text.substr(0, begin)), done);
-    if (token->rstrip) end += leading_space(text.substr(end));
+    // Neither way is white space looked at twice, however many tokens stand in one run of it.
+    if (token->lstrip) {
+      begin = begin > done ? begin - trailing_space(text.substr(done, begin - done)) : done;
+    }
+    if (token->rstrip) {
+      if (end < space_begin || end > space_end) {
+        space_begin = end;
+        space_end = end + leading_space(text.substr(end));
+      }
+      end = space_end;
+    }
     if (done < begin) parts.push_back({text.substr(done, begin - done), -1});
     // White space that an earlier token took along may leave nothing of this one.
     if (begin < end) parts.push_back({text.substr(begin, end - begin), token->id});

@@ -12,18 +12,7 @@
 namespace ciuic::inline CIUIC_ABI {
 
 /// `text` quoted for a message, on one line and not too long.
-inline std::string quoted(std::string_view text) {
-  constexpr std::size_t kLongest = 60;
-  std::size_t end = text.size();
-  if (end > kLongest) {
-    end = kLongest;
-    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0u) == 0x80) --end;
-  }
-  std::string out;
-  append_json_string(out, text.substr(0, end));
-  if (end < text.size()) out += "...";
-  return out;
-}
+inline std::string quoted(std::string_view text) { return quoted_excerpt(text); }
 
 /// The path of a member: "model.vocab", or, for a name that is no word, "model["a b"]".
 inline std::string member_path(std::string_view path, std::string_view name) {

@@ -4,6 +4,8 @@
 #include <pcre2.h>
 
 #include <algorithm>
+#include <cstring>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -17,7 +19,11 @@ namespace {
 constexpr std::size_t kMaxExpressionBytes = std::size_t{1} << 16;
 constexpr std::size_t kMaxGroups = 64;
 constexpr std::uint32_t kHeapLimitKib = 256u << 10;
-constexpr std::uint32_t kBaseSteps = 1'000'000;
+constexpr std::uint64_t kFirstSteps = 64;     // what an honest attempt at one place takes at most
+constexpr std::uint64_t kStepsOfASearch = 4;  // what such an attempt counts
+// PCRE2 counts no step while one character or class repeats: longer repeats than this say
+// themselves how far they went.
+constexpr unsigned kLongRepeat = 16;
 
 /// A property both dialects know under this name.
 struct Property {
@@ -150,13 +156,14 @@ class Translator {
       case '*':
       case '+': {
         if (atom_ == kNoAtom) return malformed("a quantifier has nothing to repeat");
-        out_ += c;
+        std::string repeat(1, c);
         in_.remove_prefix(1);
         if (take("+")) {
-          out_ += '+';
+          repeat += '+';
         } else if (take("?")) {
-          out_ += '?';
+          repeat += '?';
         }
+        append_repeat(repeat, c != '?');
         return quantified();
       }
       case '{':
@@ -190,6 +197,14 @@ class Translator {
     return {};
   }
 
+  /// Repeats the last atom. A group's rounds are counted by PCRE2.
+  void append_repeat(std::string_view repeat, bool is_long) {
+    const bool tell = is_long && out_[atom_] != '(' && out_[atom_] != '$';
+    if (tell) out_.insert(atom_, "(?C1)");
+    out_ += repeat;
+    if (tell) out_ += "(?C2)";
+  }
+
   /// {n}, {n,}, {n,m}, {,m}; anything else after a brace is a literal brace.
   Result<void> interval() {
     std::size_t at = 1;
@@ -221,16 +236,18 @@ class Translator {
     if (comma) repeat += ",";
     if (comma && high) repeat += std::to_string(*high);
     repeat += "}";
+    const bool is_long = !high || *high > kLongRepeat;
     if (take("+")) {  // to Oniguruma not possessive, but a repeat of the repeat
+      append_repeat(repeat, is_long);
       out_.insert(atom_, "(?:");
-      out_ += repeat + ")+";
+      out_ += ")+";
     } else {
-      out_ += repeat;
       if (!in_.empty() && in_[0] == '?') {
         if (!comma) return unsupported("{n}?");
         in_.remove_prefix(1);
-        out_ += '?';
+        repeat += '?';
       }
+      append_repeat(repeat, is_long);
     }
     return quantified();
   }
@@ -575,63 +592,112 @@ MatchScratch::~MatchScratch() {
   pcre2_match_context_free(context_);
 }
 
-Result<Pattern> Pattern::literal(std::string_view text) {
+Result<Pattern> Pattern::literal(std::string_view text, std::string field) {
   if (text.empty()) return Error(ErrorCode::bad_model, "an empty string matches nothing");
   Pattern pattern;
+  pattern.field_ = std::move(field);
   pattern.literal_ = text;
   return pattern;
 }
 
-Result<Pattern> Pattern::regex(std::string_view expression) {
+Result<Pattern> Pattern::regex(std::string_view expression, std::string field) {
   if (expression.size() > kMaxExpressionBytes) {
     return Error(ErrorCode::bad_model, {"an expression of ", std::to_string(expression.size()),
                                         " bytes, limit ", std::to_string(kMaxExpressionBytes)});
   }
   if (expression.empty()) return Error(ErrorCode::bad_model, "an empty expression");
   Pattern pattern;
+  pattern.field_ = std::move(field);
   CIUIC_ASSIGN_OR_RETURN(pattern.plain_, compile(expression, false));
   CIUIC_ASSIGN_OR_RETURN(pattern.recent_, compile(expression, true));
   return pattern;
 }
 
+int Pattern::run(std::string_view text, std::size_t from, bool recent, std::uint32_t options,
+                 std::uint64_t steps, MatchScratch& scratch) const {
+  if (scratch.data_ == nullptr) scratch.data_ = pcre2_match_data_create(1, nullptr);
+  if (scratch.context_ == nullptr) {
+    scratch.context_ = pcre2_match_context_create(nullptr);
+    if (scratch.context_ == nullptr) return PCRE2_ERROR_NOMEMORY;
+    pcre2_set_heap_limit(scratch.context_, kHeapLimitKib);
+    const auto on_callout = [](pcre2_callout_block* block, void* data) {
+      auto& owner = *static_cast<MatchScratch*>(data);
+      const std::size_t before = std::exchange(owner.position_, block->current_position);
+      if (block->callout_number == 1) return 0;  // before a repeat
+      const std::size_t now = owner.position_;
+      return owner.spend(1 + (now > before ? now - before : before - now)) ? 0
+                                                                           : PCRE2_ERROR_CALLOUT;
+    };
+    pcre2_set_callout(scratch.context_, on_callout, &scratch);
+  }
+  if (scratch.data_ == nullptr) return PCRE2_ERROR_NOMEMORY;
+  pcre2_set_match_limit(scratch.context_, static_cast<std::uint32_t>(std::min<std::uint64_t>(
+                                              steps, std::numeric_limits<std::uint32_t>::max())));
+  return pcre2_match(recent ? recent_.get() : plain_.get(),
+                     reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
+                     PCRE2_NO_UTF_CHECK | options, scratch.data_, scratch.context_);
+}
+
 Result<std::optional<Pattern::Match>> Pattern::find(std::string_view text, std::size_t from,
-                                                    MatchScratch& scratch) const {
+                                                    bool recent, MatchScratch& scratch) const {
   if (!literal_.empty()) {
-    const std::size_t at = text.find(literal_, from);
-    if (at == std::string_view::npos) return std::optional<Match>();
+    if (from > text.size()) return std::optional<Match>();
+    // memmem is linear for any needle; string_view::find is not.
+    const void* found =
+        ::memmem(text.data() + from, text.size() - from, literal_.data(), literal_.size());
+    if (found == nullptr) return std::optional<Match>();
+    const auto at = static_cast<std::size_t>(static_cast<const char*>(found) - text.data());
     return std::optional<Match>(Match{at, at + literal_.size()});
   }
-  if (scratch.data_ == nullptr) scratch.data_ = pcre2_match_data_create(1, nullptr);
-  if (scratch.context_ == nullptr) scratch.context_ = pcre2_match_context_create(nullptr);
-  if (scratch.data_ == nullptr || scratch.context_ == nullptr) {
-    return Error(ErrorCode::out_of_memory);
+  const auto too_many = [&] {
+    return Error(ErrorCode::unsupported, {field_, field_.empty() ? "" : ": ",
+                                          "the expression takes too many steps on this text"});
+  };
+  // PCRE2 limits the steps from each place where a match may start, and tells nobody how many it
+  // took. So each place gets a few; where they do not suffice, the search goes on place by place
+  // with growing limits, which are counted in full.
+  int found = run(text, from, recent, 0, kFirstSteps, scratch);
+  if (found == PCRE2_ERROR_MATCHLIMIT) {
+    std::size_t at = from;
+    while (true) {
+      std::uint64_t steps = kFirstSteps;
+      if (!scratch.spend(kStepsOfASearch)) return too_many();
+      found = run(text, at, recent, PCRE2_ANCHORED, steps, scratch);
+      while (found == PCRE2_ERROR_MATCHLIMIT) {
+        steps *= 4;
+        if (!scratch.spend(steps)) return too_many();
+        found = run(text, at, recent, PCRE2_ANCHORED, steps, scratch);
+      }
+      if (found != PCRE2_ERROR_NOMATCH || at >= text.size()) break;
+      at += utf8_length(text[at]);
+    }
   }
-  // Every legitimate pattern backs up over a run of characters at most a few times.
-  const auto steps =
-      static_cast<std::uint32_t>(std::min<std::size_t>(kBaseSteps + 16 * text.size(), 0xFFFFFFFFu));
-  pcre2_set_match_limit(scratch.context_, steps);
-  pcre2_set_heap_limit(scratch.context_, kHeapLimitKib);
-  const int found = pcre2_match(scratch.recent_characters ? recent_.get() : plain_.get(),
-                                reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
-                                PCRE2_NO_UTF_CHECK, scratch.data_, scratch.context_);
-  if (found == PCRE2_ERROR_NOMATCH) return std::optional<Match>();
-  if (found == PCRE2_ERROR_MATCHLIMIT || found == PCRE2_ERROR_DEPTHLIMIT ||
+  if (found == PCRE2_ERROR_CALLOUT || found == PCRE2_ERROR_DEPTHLIMIT ||
       found == PCRE2_ERROR_HEAPLIMIT) {
-    return Error(ErrorCode::unsupported,
-                 "the pre-tokenizer's expression takes too many steps on this text");
+    return too_many();
   }
   if (found == PCRE2_ERROR_NOMEMORY) return Error(ErrorCode::out_of_memory);
-  if (found < 0) {
+  if (found < 0 && found != PCRE2_ERROR_NOMATCH) {
     return Error(ErrorCode::internal, {"matching failed with status ", std::to_string(found)});
   }
   const PCRE2_SIZE* ends = pcre2_get_ovector_pointer(scratch.data_);
+  const std::size_t tried = (found == PCRE2_ERROR_NOMATCH ? text.size() : ends[0]) - from;
+  if (!scratch.spend(kStepsOfASearch * (1 + tried))) return too_many();
+  if (found == PCRE2_ERROR_NOMATCH) return std::optional<Match>();
   return std::optional<Match>(Match{ends[0], ends[1]});
 }
+
+MatchIterator::MatchIterator(const Pattern& pattern, std::string_view text,
+                             MatchScratch& scratch) noexcept
+    : pattern_(pattern),
+      text_(text),
+      scratch_(scratch),
+      recent_(pattern.literal_.empty() && has_recent(text)) {}
 
 Result<std::optional<Pattern::Match>> MatchIterator::next() {
   while (from_ <= text_.size()) {
     CIUIC_ASSIGN_OR_RETURN(const std::optional<Pattern::Match> match,
-                           pattern_.find(text_, from_, scratch_));
+                           pattern_.find(text_, from_, recent_, scratch_));
     if (!match) break;
     if (match->begin == match->end && last_end_ == match->end) {
       from_ += from_ < text_.size() ? utf8_length(text_[from_]) : 1;

@@ -37,8 +37,9 @@ Result<Pattern> read_pattern(const Field& component) {
   if (!literal && !field.has("Regex")) return field.bad("wanted \"String\" or \"Regex\"");
   const std::string_view kind = literal ? "String" : "Regex";
   CIUIC_ASSIGN_OR_RETURN(const std::string_view text, field.string(kind));
-  Result<Pattern> pattern = literal ? Pattern::literal(text) : Pattern::regex(text);
-  if (!pattern) return pattern.error().with_prefix(field.path() + "." + std::string(kind) + ": ");
+  const std::string path = member_path(field.path(), kind);
+  Result<Pattern> pattern = literal ? Pattern::literal(text, path) : Pattern::regex(text, path);
+  if (!pattern) return pattern.error().with_prefix(path + ": ");
   return pattern;
 }
 
@@ -140,6 +141,7 @@ Result<TextNormalizer> TextNormalizer::read(const Field& field) {
   std::size_t count = 0;
   const auto one = [&](const Field& component, std::string_view type) -> Result<void> {
     std::vector<Step>& steps = normalizer.steps_;
+    normalizer.fields_.push_back(component.path());
     if (type == "NFC") {
       steps.emplace_back(NormalForm::nfc);
     } else if (type == "NFD") {
@@ -170,9 +172,46 @@ Result<TextNormalizer> TextNormalizer::read(const Field& field) {
   return normalizer;
 }
 
-Result<void> TextNormalizer::apply(std::string& text, MatchScratch& scratch) const {
+namespace {
+
+Error too_long(std::string_view field, std::size_t max_bytes) {
+  return Error(ErrorCode::bad_model,
+               {field, ": makes more than ", std::to_string(max_bytes), " bytes of this text"});
+}
+
+}  // namespace
+
+Result<void> replace_matches(std::string& text, const Pattern& pattern, std::string_view content,
+                             std::size_t max_bytes, std::string_view field, MatchScratch& scratch) {
   std::string next;
-  for (const Step& step : steps_) {
+  const auto append = [&](std::string_view more) {
+    if (more.size() > max_bytes - next.size()) return false;
+    next += more;
+    return true;
+  };
+  MatchIterator matches(pattern, text, scratch);
+  std::size_t done = 0;
+  while (true) {
+    CIUIC_ASSIGN_OR_RETURN(const std::optional<Pattern::Match> match, matches.next());
+    const std::size_t end = match ? match->begin : text.size();
+    if (!append(std::string_view(text).substr(done, end - done))) return too_long(field, max_bytes);
+    if (!match) break;
+    if (!append(content)) return too_long(field, max_bytes);
+    done = match->end;
+  }
+  text.swap(next);
+  return {};
+}
+
+Result<void> TextNormalizer::apply(std::string& text, std::size_t max_bytes,
+                                   MatchScratch& scratch) const {
+  std::string next;
+  for (std::size_t i = 0; i < steps_.size(); ++i) {
+    const Step& step = steps_[i];
+    // Also what is cheap for one step counts, for there may be many, on many texts.
+    if (!scratch.spend(1 + text.size())) {
+      return Error(ErrorCode::unsupported, {fields_[i], ": takes too many steps on this text"});
+    }
     next.clear();
     if (const auto* form = std::get_if<NormalForm>(&step)) {
       append_normalized(next, text, *form);
@@ -191,19 +230,14 @@ Result<void> TextNormalizer::apply(std::string& text, MatchScratch& scratch) con
       }
       next = rest;
     } else if (const auto* replace = std::get_if<Replace>(&step)) {
-      MatchIterator matches(replace->pattern, text, scratch);
-      std::size_t done = 0;
-      while (true) {
-        CIUIC_ASSIGN_OR_RETURN(const std::optional<Pattern::Match> match, matches.next());
-        if (!match) break;
-        next += std::string_view(text).substr(done, match->begin - done);
-        next += replace->content;
-        done = match->end;
-      }
-      next += std::string_view(text).substr(done);
+      CIUIC_TRY(replace_matches(text, replace->pattern, replace->content, max_bytes, fields_[i],
+                                scratch));
+      continue;
     } else if (const auto* prepend = std::get_if<Prepend>(&step)) {
+      if (prepend->text.size() > max_bytes) return too_long(fields_[i], max_bytes);
       if (!text.empty()) next = prepend->text + text;
     }
+    if (next.size() > max_bytes) return too_long(fields_[i], max_bytes);
     text.swap(next);
   }
   return {};
@@ -222,7 +256,7 @@ Result<PreTokenizer> PreTokenizer::read(const Field& field) {
       CIUIC_ASSIGN_OR_RETURN(const bool use_regex, component.boolean("use_regex", true));
       ByteLevel step{prefix, std::nullopt};
       if (use_regex) {
-        CIUIC_ASSIGN_OR_RETURN(step.pattern, Pattern::regex(kGpt2));
+        CIUIC_ASSIGN_OR_RETURN(step.pattern, Pattern::regex(kGpt2, component.path()));
       }
       steps.emplace_back(std::move(step));
       pre_tokenizer.byte_level_ = true;
@@ -380,7 +414,7 @@ Result<TokenDecoder> TokenDecoder::read(const Field& field) {
       CIUIC_TRY(enter(Stage::replace));
       CIUIC_ASSIGN_OR_RETURN(Pattern pattern, read_pattern(component));
       CIUIC_ASSIGN_OR_RETURN(const std::string_view content, component.string("content"));
-      decoder.replacements.push_back({std::move(pattern), std::string(content)});
+      decoder.replacements.push_back({std::move(pattern), std::string(content), component.path()});
     } else if (type == "Strip") {
       CIUIC_TRY(enter(Stage::strip));
       CIUIC_ASSIGN_OR_RETURN(const Field content, component.at("content"));

@@ -16,13 +16,26 @@
 
 namespace ciuic::inline CIUIC_ABI {
 
+/// How long rewriting may make a text of so many bytes: no honest step of a file comes near.
+constexpr std::size_t longest_rewritten(std::size_t bytes, std::size_t base) noexcept {
+  return base + 16 * bytes;
+}
+inline constexpr std::size_t kRewrittenTextBase = std::size_t{1} << 20;
+inline constexpr std::size_t kRewrittenTokenBase = std::size_t{1} << 12;
+
+/// Puts `content` in the place of every match in `text`. Errors: `bad_model` where that makes more
+/// than `max_bytes`, with `field` as the culprit; those of `Pattern::find`.
+Result<void> replace_matches(std::string& text, const Pattern& pattern, std::string_view content,
+                             std::size_t max_bytes, std::string_view field, MatchScratch& scratch);
+
 /// Rewrites text before it is cut. Thread-safety: const calls are thread-safe.
 class TextNormalizer {
  public:
   static Result<TextNormalizer> read(const Field& field);
   bool empty() const noexcept { return steps_.empty(); }
-  /// Appends nothing, replaces: `text` (valid UTF-8) becomes its normal form.
-  Result<void> apply(std::string& text, MatchScratch& scratch) const;
+  /// Appends nothing, replaces: `text` (valid UTF-8) becomes its normal form. Errors: `bad_model`
+  /// where a step makes more than `max_bytes` of it; those of `Pattern::find`.
+  Result<void> apply(std::string& text, std::size_t max_bytes, MatchScratch& scratch) const;
 
  private:
   struct Lowercase {};
@@ -37,8 +50,8 @@ class TextNormalizer {
     std::string text;
   };
   using Step = std::variant<NormalForm, Lowercase, Strip, Replace, Prepend>;
-  static Result<void> read_into(const Field& field, std::vector<Step>& steps);
   std::vector<Step> steps_;
+  std::vector<std::string> fields_;  // where each step stands in the file
 };
 
 enum class SplitBehavior : std::uint8_t {
@@ -81,7 +94,6 @@ class PreTokenizer {
     bool individual;
   };
   using Step = std::variant<ByteLevel, Split, Digits>;
-  static Result<void> read_into(const Field& field, std::vector<Step>& steps);
   Result<void> run(std::size_t step, std::string_view text, MatchScratch& scratch,
                    PieceSink& sink) const;
   std::vector<Step> steps_;
@@ -92,9 +104,6 @@ class PreTokenizer {
 struct PostProcessor {
   std::vector<std::int32_t> before, after;
   static Result<PostProcessor> read(const Field& field);
-
- private:
-  static Result<void> read_into(const Field& field, PostProcessor& processor);
 };
 
 /// How tokens become text.
@@ -107,6 +116,7 @@ struct TokenDecoder {
   struct Replace {
     Pattern pattern;
     std::string content;
+    std::string field;  ///< where the step stands in the file
   };
   Kind kind = Kind::words;
   std::vector<Replace> replacements;

@@ -1,58 +1,29 @@
 #include "ciuic/text/tokenizer.hpp"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
+#include "base/file.hpp"
 #include "base/try.hpp"
 #include "text/tokenizer_state.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 namespace {
 
-/// The whole of a regular file.
-Result<std::string> read_file(const std::string& path, std::size_t max_bytes) {
-  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (file < 0) {
-    return Error(errno == ENOENT ? ErrorCode::not_found : ErrorCode::io_error,
-                 {path, ": ", errno == ENOENT ? "no such file" : "cannot be opened"});
-  }
-  struct Closer {
-    int file;
-    ~Closer() { ::close(file); }
-  } closer{file};
-  struct stat info {};
-  if (::fstat(file, &info) != 0 || !S_ISREG(info.st_mode)) {
-    return Error(ErrorCode::io_error, {path, ": not a regular file"});
-  }
-  if (static_cast<std::uint64_t>(info.st_size) > max_bytes) {
-    return Error(ErrorCode::bad_model, {path, ": ", std::to_string(info.st_size), " bytes, limit ",
-                                        std::to_string(max_bytes)});
-  }
-  std::string text(static_cast<std::size_t>(info.st_size), '\0');
-  std::size_t done = 0;
-  while (done < text.size()) {
-    const ssize_t n = ::read(file, text.data() + done, text.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return Error(ErrorCode::io_error, {path, ": cannot be read to its end"});
-    done += static_cast<std::size_t>(n);
-  }
-  return text;
-}
+constexpr std::uint64_t kStepsOfAToken = 100'000;
 
 /// One call of encode: the way from text to ids.
 class Encoder final : public PieceSink {
  public:
-  Encoder(const TokenizerState& state, const EncodeOptions& options, std::vector<std::int32_t>& out)
-      : state_(state), options_(options), out_(out) {}
+  Encoder(const TokenizerState& state, const EncodeOptions& options, std::vector<std::int32_t>& out,
+          std::size_t text_bytes)
+      : state_(state),
+        options_(options),
+        out_(out),
+        scratch_(text_bytes),
+        normalized_left_(longest_rewritten(text_bytes, kRewrittenTextBase)) {}
 
   Result<void> run(std::string_view text) {
-    scratch_.recent_characters = has_recent(text);
     if (state_.raw_finder.empty()) return raw_part(text);
     std::vector<AddedTokenFinder::Part> parts;
     state_.raw_finder.split(text, options_.parse_special, parts);
@@ -74,7 +45,8 @@ class Encoder final : public PieceSink {
   Result<void> raw_part(std::string_view text) {
     if (!state_.normalizer.empty()) {
       normalized_ = text;
-      CIUIC_TRY(state_.normalizer.apply(normalized_, scratch_));
+      CIUIC_TRY(state_.normalizer.apply(normalized_, normalized_left_, scratch_));
+      normalized_left_ -= normalized_.size();
       text = normalized_;
     }
     if (state_.normalized_finder.empty()) return cut(text);
@@ -100,6 +72,7 @@ class Encoder final : public PieceSink {
   MatchScratch scratch_;
   BpeScratch bpe_scratch_;
   std::string normalized_;
+  std::size_t normalized_left_;  // how long all parts together may still become
 };
 
 }  // namespace
@@ -119,7 +92,7 @@ const AddedToken* TokenizerState::find_added(std::string_view content) const noe
 }
 
 Result<Tokenizer> Tokenizer::load(const std::string& path, const TokenizerLimits& limits) {
-  CIUIC_ASSIGN_OR_RETURN(const std::string text, read_file(path, limits.max_file_bytes));
+  CIUIC_ASSIGN_OR_RETURN(const std::string text, read_text_file(path, limits.max_file_bytes, path));
   return parse(text, path, limits);
 }
 
@@ -148,7 +121,7 @@ Result<std::vector<std::int32_t>> Tokenizer::encode(std::string_view text,
   }
   std::vector<std::int32_t> ids;
   if (options.add_special_tokens) ids = state_->post_processor.before;
-  CIUIC_TRY(Encoder(*state_, options, ids).run(text));
+  CIUIC_TRY(Encoder(*state_, options, ids, text.size()).run(text));
   if (options.add_special_tokens) {
     const auto& after = state_->post_processor.after;
     ids.insert(ids.end(), after.begin(), after.end());
@@ -165,6 +138,7 @@ Result<std::string> Tokenizer::decode(std::span<const std::int32_t> ids,
                    {"ids[", std::to_string(i), "]: ", std::to_string(ids[i])});
     }
     decoder.append(ids[i]);
+    if (decoder.error_) return *decoder.error_;
   }
   decoder.end();
   return std::move(decoder.ready_);
@@ -208,13 +182,14 @@ StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, const DecodeOptions& op
 
 std::string_view StreamDecoder::push(std::int32_t id) {
   ready_.clear();
-  if (id >= 0) append(id);
+  if (id >= 0 && !error_) append(id);
   return ready_;
 }
 
 std::string_view StreamDecoder::finish() {
   ready_.clear();
   end();
+  error_.reset();
   return ready_;
 }
 
@@ -227,6 +202,11 @@ void StreamDecoder::end() {
   }
   to_strip_ = state_->decoder.strip_start;
   first_ = true;
+}
+
+Result<void> StreamDecoder::status() const {
+  if (error_) return *error_;
+  return {};
 }
 
 void StreamDecoder::append(std::int32_t id) {
@@ -271,21 +251,17 @@ void StreamDecoder::append_token(std::string_view text) {
     return;
   }
   work_ = text;
-  MatchScratch scratch;
-  scratch.recent_characters = !decoder.replacements.empty() && has_recent(work_);
-  for (const TokenDecoder::Replace& replace : decoder.replacements) {
-    std::string replaced;
-    MatchIterator matches(replace.pattern, work_, scratch);
-    std::size_t done = 0;
-    while (true) {
-      const Result<std::optional<Pattern::Match>> match = matches.next();
-      if (!match || !*match) break;
-      replaced += std::string_view(work_).substr(done, (*match)->begin - done);
-      replaced += replace.content;
-      done = (*match)->end;
+  if (!decoder.replacements.empty()) {
+    MatchScratch scratch(text.size(), kStepsOfAToken);
+    const std::size_t longest = longest_rewritten(text.size(), kRewrittenTokenBase);
+    for (const TokenDecoder::Replace& replace : decoder.replacements) {
+      Result<void> replaced =
+          replace_matches(work_, replace.pattern, replace.content, longest, replace.field, scratch);
+      if (!replaced) {
+        error_ = replaced.error();
+        return;
+      }
     }
-    replaced += std::string_view(work_).substr(done);
-    work_.swap(replaced);
   }
   if (decoder.byte_fallback && work_.size() == 6 && work_.starts_with("<0x") && work_[5] == '>') {
     const auto digit = [](char c) {

@@ -15,6 +15,9 @@ namespace {
 
 constexpr std::size_t kMaxSectionNodes = 20'000;
 constexpr std::size_t kMaxDepth = 64;
+// The search for added tokens may take as many steps at every byte of a text.
+constexpr std::size_t kMaxAddedTokenBytes = 256;
+constexpr std::size_t kMaxNormalizedBytes = 2 * kMaxAddedTokenBytes;
 constexpr std::size_t kIdsOfAnyFile = std::size_t{1} << 18;
 
 /// A scalar event.
@@ -319,9 +322,9 @@ class FileReader final : public JsonEvents {
     }
     if (key_ == "content") {
       if (value.kind != JsonValue::Kind::string) return wanted(path, "a string", value.kind);
-      if (value.text.size() > kMaxTokenBytes) {
+      if (value.text.size() > kMaxAddedTokenBytes) {
         return Error(ErrorCode::bad_model, {path, ": ", std::to_string(value.text.size()),
-                                            " bytes, limit ", std::to_string(kMaxTokenBytes)});
+                                            " bytes, limit ", std::to_string(kMaxAddedTokenBytes)});
       }
       added_.content = value.text;
       return {};
@@ -478,13 +481,17 @@ Result<void> finish_added_tokens(TokenizerState& state) {
   }
 
   std::vector<AddedToken> raw, normalized;
-  MatchScratch scratch;
+  std::size_t bytes = 0;
+  for (const AddedToken& token : added) bytes += token.content.size();
+  MatchScratch scratch(bytes);  // one for all of them
+  std::size_t left = longest_rewritten(bytes, kRewrittenTextBase);
   for (const AddedToken& token : added) {
     AddedToken wanted = token;
     if (token.normalized) {
-      scratch.recent_characters = has_recent(wanted.content);
-      Result<void> applied = state.normalizer.apply(wanted.content, scratch);
+      Result<void> applied =
+          state.normalizer.apply(wanted.content, std::min(left, kMaxNormalizedBytes), scratch);
       if (!applied) return applied.error().with_prefix(path(token));
+      left -= wanted.content.size();
       if (wanted.content.empty()) {
         return Error(ErrorCode::bad_model, {path(token), "the normalizer leaves nothing of it"});
       }

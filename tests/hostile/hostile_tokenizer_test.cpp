@@ -1,7 +1,8 @@
 // Files that are broken on purpose: each is refused with one line that names the file and the
 // field, in under a second, within 4 x the file + 16 MB of memory, and the next good file loads.
-#include <chrono>
+#include <algorithm>
 #include <cstdio>
+#include <ctime>
 #include <random>
 #include <string>
 #include <vector>
@@ -15,6 +16,28 @@ using namespace ciuic::testing;
 
 namespace {
 
+// The promise is about optimised builds; sanitizers and -O0 slow reading down by a constant.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr double kSlowdown = 20.0;
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+constexpr double kSlowdown = 20.0;
+#elif defined(__OPTIMIZE__)
+constexpr double kSlowdown = 1.0;
+#else
+constexpr double kSlowdown = 5.0;
+#endif
+#elif defined(__OPTIMIZE__)
+constexpr double kSlowdown = 1.0;
+#else
+constexpr double kSlowdown = 5.0;
+#endif
+
+/// Processor time: other work on the machine is no fault of ours.
+double seconds_since(std::clock_t start) {
+  return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+}
+
 struct Measured {
   Result<Tokenizer> result;
   std::size_t peak, total;
@@ -22,13 +45,13 @@ struct Measured {
 };
 
 Measured load(const std::string& json) {
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();
   const std::size_t live = live_bytes;
   const std::size_t total = allocated_bytes;
   peak_bytes = live;
   Result<Tokenizer> result = Tokenizer::parse(json, "m/tokenizer.json");
-  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-  return {std::move(result), peak_bytes - live, allocated_bytes - total, took.count()};
+  const double seconds = seconds_since(start);
+  return {std::move(result), peak_bytes - live, allocated_bytes - total, seconds};
 }
 
 constexpr double kMega = 1e6;
@@ -170,7 +193,7 @@ std::vector<Case> cases() {
       {"empty added token", added(R"([{"id":5,"content":""}])"),
        "added_tokens[0].content: missing or empty"},
       {"added token of 1 MB", added(R"([{"id":5,"content":")" + mega + R"("}])"),
-       "added_tokens[0].content: 1000000 bytes, limit 4096"},
+       "added_tokens[0].content: 1000000 bytes, limit 256"},
       {"added token with a list for content", added(R"([{"id":5,"content":[]}])"),
        "added_tokens[0].content: wanted a scalar, got an array"},
       {"added token with a line break in a field's name", added(R"([{"id":5,"con\ntent":[]}])"),
@@ -190,6 +213,21 @@ std::vector<Case> cases() {
                          R"("added_tokens":[{"id":7,"content":" ","normalized":true}],)"}
            .str(),
        "added_tokens: \" \": the normalizer leaves nothing of it"},
+      {"added token that the normaliser makes longer and longer",
+       Parts{.sections =
+                 R"("normalizer":{"type":"Sequence","normalizers":[)" +
+                 repeat(R"({"type":"Replace","pattern":{"String":"a"},"content":"aa"},)", 40) +
+                 R"({"type":"NFC"}]},"added_tokens":[{"id":0,"content":"a","normalized":true}],)"}
+           .str(),
+       "added_tokens: \"a\": normalizer.normalizers[9]: makes more than 512 bytes"},
+      {"added token with a costly expression",
+       Parts{
+           .sections =
+               R"("normalizer":{"type":"Replace","pattern":{"Regex":"(?:a|a)*[cd]"},"content":""},)"
+               R"("added_tokens":[{"id":7,"content":")" +
+               std::string(200, 'a') + R"(","normalized":true}],)"}
+           .str(),
+       "normalizer.pattern.Regex: the expression takes too many steps"},
       {"unknown normaliser", Parts{.sections = R"("normalizer":{"type":"Nmt"},)"}.str(),
        "normalizer.type: unsupported \"Nmt\""},
       {"normaliser is a string", Parts{.sections = R"("normalizer":"NFC",)"}.str(),
@@ -296,9 +334,7 @@ TEST_CASE("Hostile tokenizer files are refused with file and field") {
   }
   std::printf("%zu hostile files refused; largest peak %.0f %% of the bound, slowest %.3f s\n",
               all.size(), worst_peak * 100, worst_seconds);
-#ifdef NDEBUG
-  CHECK(worst_seconds < 1.0);
-#endif
+  CHECK(worst_seconds < 1.0 * kSlowdown);
 }
 
 #ifdef NDEBUG
@@ -323,13 +359,133 @@ TEST_CASE("Large honest files stay within the memory bound") {
 
 TEST_CASE("A catastrophic expression makes encode fail, not hang") {
   const Tokenizer t = Tokenizer::parse(split("(?:a|a)*c")).value();
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();
   const auto ids = t.encode(std::string(5000, 'a') + "bc");
-  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  const double seconds = seconds_since(start);
   REQUIRE_FALSE(ids);
   CHECK(ids.error().code() == ErrorCode::unsupported);
-  CHECK(ids.error().message().find("too many steps") != std::string_view::npos);
-  CHECK(took.count() < 10.0);
+  CHECK(ids.error().message() ==
+        "pre_tokenizer.pattern.Regex: the expression takes too many steps on this text");
+  CHECK(seconds < 5.0 * kSlowdown);
+}
+
+TEST_CASE("The steps of all matches in a text are bounded together") {
+  const std::string text(300'000, 'a');
+  for (const char* expression : {
+           "(?=[^Z]*Z|).",               // each match looks at the whole rest
+           "[^Z]*[YZ]",                  // and each place where none starts
+           "(?=(?:[^Z]*)Z|).",           // in a group
+           "(?=.{0,1000}Z.{0,1000}|).",  // not without bound, but far
+           "(?=(?:a|b)*Z|).",            // round by round
+           "(?:a?a?a?a?a?a?a?a?a?a?){20}[YZ]",
+       }) {
+    INFO(expression);
+    const Tokenizer t = Tokenizer::parse(split(expression)).value();
+    const std::clock_t start = std::clock();
+    const auto ids = t.encode(text);
+    const double seconds = seconds_since(start);
+    std::printf("%s: %.2f s\n", expression, seconds);
+    REQUIRE_FALSE(ids);
+    CHECK(ids.error().code() == ErrorCode::unsupported);
+    CHECK(ids.error().message().find("pre_tokenizer.pattern.Regex: ") == 0);
+    CHECK(seconds < 5.0 * kSlowdown);
+    CHECK(t.encode("ab"));  // a budget for each text
+  }
+}
+
+TEST_CASE("Rewriting steps cannot blow a text up") {
+  const auto with = [](const std::string& steps) {
+    return Tokenizer::parse(Parts{.sections = R"("normalizer":{"type":"Sequence","normalizers":[)" +
+                                              steps + "]},"}
+                                .str())
+        .value();
+  };
+  const std::string doubling = R"({"type":"Replace","pattern":{"String":"a"},"content":"aa"},)";
+  const std::string regex = R"({"type":"Replace","pattern":{"Regex":"a"},"content":"aa"},)";
+  const std::string prepend =
+      R"({"type":"Prepend","prepend":")" + std::string(100'000, 'a') + "\"},";
+  for (const std::string& step : {doubling, regex, prepend}) {
+    const Tokenizer t = with(repeat(step, 40) + R"({"type":"NFKC"})");
+    const std::clock_t start = std::clock();
+    const std::size_t live = live_bytes;
+    peak_bytes = live;
+    const auto ids = t.encode("a");
+    CHECK(peak_bytes - live < (std::size_t{8} << 20));
+    CHECK(seconds_since(start) < 1.0 * kSlowdown);
+    REQUIRE_FALSE(ids);
+    CHECK(ids.error().code() == ErrorCode::bad_model);
+    CHECK(ids.error().message().find("normalizer.normalizers[") == 0);
+    CHECK(ids.error().message().find("makes more than 1048592 bytes") != std::string_view::npos);
+    CHECK(t.encode("").value().empty());
+  }
+  // Nor a text that added tokens cut into many parts: the bound is for all of them.
+  const Tokenizer parts =
+      Tokenizer::parse(Parts{.sections = R"("added_tokens":[{"id":7,"content":"-","special":false,)"
+                                         R"("normalized":false}],"normalizer":{"type":"Sequence",)"
+                                         R"("normalizers":[)" +
+                                         repeat(doubling, 16) + R"({"type":"NFC"}]},)"}
+                           .str())
+          .value();
+  CHECK(parts.encode("a-a-a").value().size() > 65'536);
+  CHECK_FALSE(parts.encode(repeat("a-", 1000)));
+}
+
+TEST_CASE("A decoder that blows tokens up or takes too long ends in an error") {
+  const auto with = [](const std::string& steps) {
+    return Tokenizer::parse(
+               Parts{.vocab = R"({"a":0,"b":1,"ab":2,")" + std::string(4000, 'x') + R"(":3})",
+                     .sections = R"("decoder":{"type":"Sequence","decoders":[)" + steps + "]},"}
+                   .str())
+        .value();
+  };
+  const Tokenizer bomb =
+      with(repeat(R"({"type":"Replace","pattern":{"String":"a"},"content":"aa"},)", 40) +
+           R"({"type":"Fuse"})");
+  const Tokenizer slow =
+      with(R"({"type":"Replace","pattern":{"Regex":"(?:x|x)*[cd]"},"content":""},{"type":"Fuse"})");
+  const std::pair<const Tokenizer*, std::int32_t> tries[] = {{&bomb, 0}, {&slow, 3}};
+  for (const auto& [t, id] : tries) {
+    const std::vector<std::int32_t> ids = {1, id, 1};
+    const std::clock_t start = std::clock();
+    const auto text = t->decode(ids);
+    CHECK(seconds_since(start) < 1.0 * kSlowdown);
+    REQUIRE_FALSE(text);
+    CHECK(text.error().message().find("decoder.decoders[") == 0);
+    StreamDecoder stream(*t);
+    CHECK(stream.push(1) == "b");
+    CHECK(stream.status());
+    CHECK(stream.push(id).empty());
+    CHECK(stream.status().error().code() == text.error().code());
+    CHECK(stream.push(1).empty());  // nothing that would be wrong
+    CHECK(stream.finish().empty());
+    CHECK(stream.status());  // as new
+    CHECK(stream.push(1) == "b");
+  }
+}
+
+TEST_CASE("Added tokens and literals are looked for in linear time") {
+  const auto seconds = [](const Tokenizer& t, const std::string& text) {
+    const std::clock_t start = std::clock();
+    CHECK(t.encode(text));
+    return seconds_since(start);
+  };
+  const std::string spaces(300'000, ' '), letters(300'000, 'a');
+  for (const std::string flags : {R"("lstrip":true)", R"("rstrip":true)",
+                                  R"("lstrip":true,"rstrip":true)", R"("special":true)"}) {
+    const Tokenizer t =
+        Tokenizer::parse(added(R"([{"id":7,"content":" ","normalized":false,)" + flags + "}]"))
+            .value();
+    CHECK(seconds(t, spaces) < 2.0 * kSlowdown);
+  }
+  const std::string needle = std::string(255, 'a') + "c";
+  const Tokenizer late =
+      Tokenizer::parse(added(R"([{"id":7,"content":")" + needle + R"("}])")).value();
+  CHECK(seconds(late, letters) < 10.0 * kSlowdown);
+  const Tokenizer literal =
+      Tokenizer::parse(pre(R"({"type":"Split","pattern":{"String":")" + std::string(100'000, 'a') +
+                           R"(c"},"behavior":"Isolated","invert":false})"))
+          .value();
+  CHECK(seconds(literal, letters) < 2.0 * kSlowdown);
 }
 
 TEST_CASE("Flipping any byte of a good file never does harm") {

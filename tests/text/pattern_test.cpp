@@ -8,7 +8,7 @@ namespace {
 std::string cut(std::string_view expression, std::string_view text) {
   const Result<Pattern> pattern = Pattern::regex(expression);
   if (!pattern) return std::string(pattern.error().message());
-  MatchScratch scratch;
+  MatchScratch scratch(text.size());
   MatchIterator matches(*pattern, text, scratch);
   std::string out;
   while (true) {
@@ -55,8 +55,8 @@ TEST_CASE("What the dialects read differently is refused") {
 
 TEST_CASE("A catastrophic expression ends in an error") {
   const Pattern pattern = Pattern::regex("(?:a|a)*b").value();
-  MatchScratch scratch;
-  const auto found = pattern.find(std::string(5000, 'a') + "cb", 0, scratch);
+  MatchScratch scratch(5002);
+  const auto found = pattern.find(std::string(5000, 'a') + "cb", 0, false, scratch);
   REQUIRE_FALSE(found);
   CHECK(found.error().code() == ErrorCode::unsupported);
 }

@@ -41,8 +41,9 @@ struct DecodeOptions {
 class CIUIC_API Tokenizer {
  public:
   /// Reads a tokenizer.json.
-  /// Errors: `not_found`, `io_error`; `bad_model` for a file that breaks its format, contradicts
-  /// itself or passes a limit; `unsupported`. The message starts with `path` and names the field.
+  /// Errors: `not_found`, `io_error`; `bad_model` for what is no regular file, breaks its format,
+  /// contradicts itself or passes a limit; `unsupported`. The message starts with `path` and names
+  /// the field.
   static Result<Tokenizer> load(const std::string& path, const TokenizerLimits& limits = {});
   /// The same from memory; `file_name` is for messages.
   static Result<Tokenizer> parse(std::string_view json_text,
@@ -53,11 +54,12 @@ class CIUIC_API Tokenizer {
   /// tokens that are not special are always found.
   /// Errors: `unsupported` when the file's expressions need too many steps for this text;
   /// `oversize` for 2 GiB and more; `bad_model` for an unknown character where the file names an
-  /// unknown token that does not exist.
+  /// unknown token that does not exist, and where its normalizer makes a text absurdly longer.
   Result<std::vector<std::int32_t>> encode(std::string_view text,
                                            const EncodeOptions& options = {}) const;
   /// The text of `ids`; always valid UTF-8. An id that names no token adds nothing (models pad
-  /// their vocabularies). Errors: `invalid_argument` for a negative id.
+  /// their vocabularies). Errors: `invalid_argument` for a negative id; `unsupported` and
+  /// `bad_model` where the file's decoder takes too many steps, or makes a token absurdly longer.
   Result<std::string> decode(std::span<const std::int32_t> ids,
                              const DecodeOptions& options = {}) const;
 
@@ -89,6 +91,9 @@ class CIUIC_API StreamDecoder {
   /// What is left at the end: incomplete bytes become U+FFFD. Valid until the next call. The
   /// decoder is then as new.
   std::string_view finish();
+  /// The error that `decode` would end with, if a token so far meets one: from there on `push`
+  /// gives no text. To be asked before `finish`, which forgets it.
+  Result<void> status() const;
 
  private:
   friend class Tokenizer;
@@ -103,6 +108,7 @@ class CIUIC_API StreamDecoder {
   std::string ready_;    // text to hand out
   std::string pending_;  // bytes that are not yet text
   std::string work_;
+  std::optional<Error> error_;
   std::size_t to_strip_ = 0;  // characters the decoder may still cut from the start
   bool first_ = true;
 };
