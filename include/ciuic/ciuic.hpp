@@ -11,9 +11,9 @@
 #include "ciuic/batching/dynamic_batcher.hpp"
 #include "ciuic/engine/async_inference_engine.hpp"
 #include "ciuic/exec/thread_pool.hpp"
+#include "ciuic/model/chat_format.hpp"
 #include "ciuic/model/language_model.hpp"
 #include "ciuic/ops/cpu_backend.hpp"
-#include "ciuic/text/chat_template.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 

@@ -146,8 +146,8 @@ std::vector<Prompt> read_prompts(const Flags& flags, const GenerationConfig& rec
 
 /// Turns each prompt into the tokens of a conversation in which a user says it.
 void render_chat(const Flags& flags, const LanguageModel& model, std::vector<Prompt>& prompts) {
-  const Result<ChatTemplate> chat = ChatTemplate::load(flags.model.directory);
-  if (!chat) throw Failure(kBadInput, chat.error());
+  const Result<ChatFormat> chat = ChatFormat::load(flags.model.directory);
+  if (!chat) throw Failure(flags.model.directory, chat.error());
   const Tokenizer* tokenizer = model.tokenizer();
   if (tokenizer == nullptr)
     throw Failure(kBadInput, flags.model.directory + ": wanted tokenizer.json for --chat");
@@ -163,8 +163,8 @@ void render_chat(const Flags& flags, const LanguageModel& model, std::vector<Pro
                                      " stands in a user's message; --parse-special allows it");
       }
     }
-    const ChatMessage message{"user", prompt.text};
-    const Result<std::string> text = chat->apply({&message, 1}, {.add_generation_prompt = true});
+    const ChatMessage message{"user", prompt.text, {}};
+    const Result<std::string> text = chat->apply({&message, 1});
     if (!text) throw Failure(kBadInput, text.error());
     auto tokens = tokenizer->encode(*text, {.add_special_tokens = false, .parse_special = true});
     if (!tokens) throw Failure(kRequestFailed, tokens.error());
