@@ -341,8 +341,6 @@ Result<SliceRange> slice_range(const Value& start, const Value& stop, const Valu
   return SliceRange{place(start, by > 0 ? 0 : size - 1), place(stop, by > 0 ? size : -1), by};
 }
 
-std::string_view article(const Value& value) { return value.type_name(); }
-
 Result<Value> sort_values(std::vector<Value> values, const std::vector<Value>& keys, bool reverse) {
   bool numbers = true, strings = true;
   for (const Value& key : keys) {
@@ -524,7 +522,7 @@ Result<Value> get_slice(const Value& object, const Value& start, const Value& st
                         const Value& step) {
   if (object.is_undefined()) return is_undefined(object);
   if (!object.is_list() && !object.is_string()) {
-    return bad({"a slice of ", article(object)});
+    return Value::undefined("a slice of " + std::string(object.type_name()));
   }
   const std::vector<std::string_view> text =
       object.is_string() ? characters(object.as_string()) : std::vector<std::string_view>();
