@@ -178,8 +178,8 @@ TEST_CASE("co_await: requests in sequence, without a thread") {
 TEST_CASE("executor: batches, delays and deadlines run on the host's threads") {
   ManualClock clock;
   const TimePoint start = clock.now();
-  ThreadPool pool({.threads = 2, .host = {.clock = &clock}});
   Gate gate;
+  ThreadPool pool({.threads = 2, .host = {.clock = &clock}});
   {
     Batcher batcher(
         [&](std::span<const int> in) {

@@ -25,8 +25,8 @@ TEST_CASE("A pool runs every task, in order on one thread, and drain waits for t
 }
 
 TEST_CASE("A full pool refuses and leaves the task untouched") {
-  ThreadPool pool({.threads = 1, .queue_capacity = 2});
   Gate gate;
+  ThreadPool pool({.threads = 1, .queue_capacity = 2});
   REQUIRE(pool.post([&] { gate.pass(); }));
   gate.await_arrivals(1);
   REQUIRE(pool.post([] {}));
@@ -43,9 +43,9 @@ TEST_CASE("A full pool refuses and leaves the task untouched") {
 TEST_CASE("Tasks for later run at their time, equal times in order") {
   ManualClock clock;
   const TimePoint start = clock.now();
-  ThreadPool pool({.threads = 1, .queue_capacity = 8, .host = {.clock = &clock}});
   std::vector<int> order;
   Gate gate;
+  ThreadPool pool({.threads = 1, .queue_capacity = 8, .host = {.clock = &clock}});
   REQUIRE(pool.post_at(start + 20ms, [&] { order.push_back(3), gate.pass(); }));
   REQUIRE(pool.post_at(start + 10ms, [&] { order.push_back(1); }));
   REQUIRE(pool.post_at(start + 10ms, [&] { order.push_back(2), gate.pass(); }));
@@ -61,8 +61,8 @@ TEST_CASE("Tasks for later run at their time, equal times in order") {
 }
 
 TEST_CASE("A task that throws harms nobody; one that stops the pool is told so") {
-  ThreadPool pool({.threads = 2});
   std::atomic<int> ran{0};
+  ThreadPool pool({.threads = 2});
   REQUIRE(pool.post([] { throw std::runtime_error("oh"); }));
   REQUIRE(pool.post([&] { ran += pool.stop().error().code() == ErrorCode::would_deadlock; }));
   REQUIRE(pool.post([&] { ran += pool.drain().error().code() == ErrorCode::would_deadlock; }));
@@ -74,8 +74,8 @@ TEST_CASE("A task that throws harms nobody; one that stops the pool is told so")
 TEST_CASE("Stop ends what runs and destroys what waits, unrun") {
   auto token = std::make_shared<int>(0);
   {
-    ThreadPool pool({.threads = 1});
     Gate gate;
+    ThreadPool pool({.threads = 1});
     REQUIRE(pool.post([&gate, token] { gate.pass(), ++*token; }));
     gate.await_arrivals(1);
     REQUIRE(pool.post([token] { *token += 100; }));
@@ -91,9 +91,9 @@ TEST_CASE("Stop ends what runs and destroys what waits, unrun") {
 
 TEST_CASE("Two may stop a pool at once, and its tasks learn that they may not") {
   for (int round = 0; round < 20; ++round) {
-    ThreadPool pool({.threads = 2, .host = {.clock = nullptr}});
     Gate gate;
     std::atomic<int> refused{0};
+    ThreadPool pool({.threads = 2, .host = {.clock = nullptr}});
     for (int i = 0; i < 2; ++i) {
       REQUIRE(pool.post([&] {
         gate.pass();
