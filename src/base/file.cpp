@@ -171,7 +171,16 @@ Result<void> fill(int descriptor, std::string_view name,
 
 Result<void> write_file_atomically(const std::filesystem::path& path,
                                    std::span<const std::span<const std::byte>> parts) {
+  // A link is written through; a device, pipe or directory must not be replaced by a file.
+  std::error_code ignored;
+  if (std::filesystem::is_symlink(path, ignored)) {
+    const std::filesystem::path target = std::filesystem::weakly_canonical(path, ignored);
+    if (!target.empty() && target != path) return write_file_atomically(target, parts);
+  }
   const std::string name = display_name(path);
+  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
+    return Error(ErrorCode::io_error, {name, ": wanted a regular file or a new one"});
+  }
   std::string temporary;
   int descriptor = -1;
   for (int attempt = 0; attempt < 1000 && descriptor < 0; ++attempt) {

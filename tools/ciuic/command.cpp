@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 
 namespace ciuic::tool {
 
@@ -46,9 +45,17 @@ std::string read_file(const std::string& path) {
   if (std::filesystem::is_directory(path, ignored)) {
     throw Failure(kBadInput, path + ": wanted a file, got a directory");
   }
+  constexpr std::size_t kMaxBytes = std::size_t{1} << 30, kPiece = std::size_t{1} << 16;
   std::ifstream file(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (!file) throw Failure(kBadInput, path + ": cannot be read");
+  std::string text;
+  while (file) {
+    const std::size_t held = text.size();
+    if (held > kMaxBytes) throw Failure(kBadInput, path + ": wanted at most 1 GiB, got more");
+    text.resize(held + kPiece);
+    file.read(text.data() + held, kPiece);
+    text.resize(held + static_cast<std::size_t>(file.gcount()));
+  }
+  if (!file.eof()) throw Failure(kBadInput, path + ": cannot be read");
   return text;
 }
 

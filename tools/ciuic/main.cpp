@@ -19,6 +19,9 @@ int main(int argc, char** argv) {
   add_inspect(app);
   try {
     app.parse(argc, argv);  // runs the subcommand's callback
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+      throw Failure(kRequestFailed, "stdout: cannot be written");
+    }
     return kDone;
   } catch (const CLI::Success& success) {  // --help, --version
     return app.exit(success);

@@ -228,7 +228,7 @@ class GenerationEngine final : private Steppable {
     }
     for (const std::string& stop : options.stop) {
       if (stop.empty() || stop.size() > kMaxStopBytes || !is_valid_utf8(stop)) {
-        return wrong("stop", "texts of 1 to 1024 bytes in UTF-8, the one of bytes",
+        return wrong("stop", "texts in UTF-8 of 1 to 1024 bytes, not one of",
                      static_cast<std::int64_t>(stop.size()));
       }
     }
