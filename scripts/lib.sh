@@ -7,7 +7,7 @@ jobs=${CIUIC_JOBS:-$(nproc)}
 # A compiler cache needs a place it may write to.
 [ -w "${HOME:-/nonexistent}" ] || export CCACHE_DIR=${CCACHE_DIR:-$PWD/build/ccache}
 
-build_packages=(g++ cmake ninja-build ccache python3-minimal nlohmann-json3-dev libpcre2-dev libutf8proc-dev libhwy-dev libcli11-dev catch2)
+build_packages=(g++ cmake ninja-build ccache python3 nlohmann-json3-dev libpcre2-dev libutf8proc-dev libhwy-dev libcli11-dev catch2)
 clang_packages=(clang-19 libclang-rt-19-dev)
 
 # need PACKAGE...: installs the Debian packages that are missing; says what to do where it cannot.
