@@ -56,7 +56,7 @@ TEST_CASE("A batch closes by cost before the budget is exceeded") {
   const BatchAction action = core.poll(at(0ms));
   CHECK(action.reason == CloseReason::cost);
   CHECK(action.slots.size() == 2);
-  CHECK(action.cost == 9);
+  CHECK(action.shape.cost == 9);
   CHECK(core.submit(at(0ms), {.cost = 11}).refusal == Refusal::oversize);
 }
 

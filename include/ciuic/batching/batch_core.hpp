@@ -27,19 +27,22 @@
 // Whoever got a slot from poll() or took it out with cancel() owns it and must release it.
 //
 // A batch closes, in this order of precedence, when
-//   full   `max_batch_size` requests wait
-//   cost   the next request would exceed `max_batch_cost` (or nothing is left of it)
-//   room   the same two for the smaller room of this call
-//   idle   `min_batch_size` requests wait: poll() is called by someone who is free, so go
-//   drain  drain() was called: nobody else will come
-//   delay  the oldest request has waited `max_queue_delay`
-// so a minimum is waited for no longer than the delay, and the maxima are never exceeded. A request
-// that fits the maxima but not this call's room stays first in line: later, smaller ones do not
-// overtake it.
+//   full, cost, memory, room   one of the maxima is reached: of the limits, of what an
+//   out-of-memory
+//                              has taught (BatchCap), or of this call
+//   what the policy says       DelayPolicy: enough wait and somebody is free, or the delay is over
+//   drain                      drain() was called: nobody else will come
+// so the maxima are never exceeded. A request that fits the maxima but not this call's room stays
+// first in line: later, smaller ones do not overtake it. Of every group the same is asked in turn,
+// beginning with the group of the request to be served next.
 //
-// Who is in it: the higher priority first, and the first to come within a priority, as the queue
-// says; but who has waited `priority_ageing` goes before everybody who came later, whatever the
-// priorities. So nothing starves: from then on only requests that came before are served before.
+// Who is in it: who is next in the queue (request_queue.hpp). But when the oldest request has
+// waited `priority_ageing`, it is its priority's turn, whatever the others. So nothing starves:
+// with one tenant, from then on only requests that came before are served before; with more, the
+// tenants of that priority share.
+//
+// Memory: with a budget, the policy's forecast of a batch is reserved while it runs, and a batch
+// that does not fit beside those that run waits for their end.
 //
 // Time never runs backwards inside the core: a `now` before the latest one seen counts as that one.
 #pragma once
@@ -50,59 +53,18 @@
 #include <cstdint>
 #include <limits>
 #include <span>
-#include <string_view>
 #include <vector>
 
 #include "ciuic/base/clock.hpp"
 #include "ciuic/base/error.hpp"
-#include "ciuic/base/priority.hpp"
+#include "ciuic/batching/batch_cap.hpp"
 #include "ciuic/batching/batch_limits.hpp"
+#include "ciuic/batching/batch_policy.hpp"
 #include "ciuic/batching/deadline_heap.hpp"
-#include "ciuic/batching/fifo_queue.hpp"
+#include "ciuic/batching/request_queue.hpp"
+#include "ciuic/batching/request_terms.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
-
-/// Names one accepted request. A handle whose slot was released is stale: using it does nothing.
-struct SlotHandle {
-  std::uint32_t index = kNoSlot;  ///< below `max_outstanding`: a key for the caller's own tables
-  std::uint32_t generation = 0;
-  friend bool operator==(const SlotHandle&, const SlotHandle&) = default;
-};
-
-enum class SlotState : std::uint8_t { free, waiting, running, finished };
-
-/// What one request asks for.
-struct RequestTerms {
-  std::uint64_t cost = 1;  ///< in the unit of `max_batch_cost`: tokens, bytes, …
-  Priority priority = Priority::normal;
-  TimePoint deadline = kNever;
-};
-
-/// Why a request was not accepted.
-enum class Refusal : std::uint8_t {
-  none,
-  queue_full,        ///< `queue_capacity` requests wait
-  outstanding_full,  ///< `max_outstanding` requests are not released yet
-  oversize,          ///< its cost is above `max_batch_cost`
-  expired,           ///< its deadline is already past
-  shutting_down,     ///< drain() or stop() was called
-};
-
-/// The answer to submit(): a slot, or a refusal.
-struct Admission {
-  SlotHandle slot;
-  Refusal refusal = Refusal::none;
-  explicit operator bool() const noexcept { return refusal == Refusal::none; }
-};
-
-/// Why a batch was closed; see the top of this file.
-enum class CloseReason : std::uint8_t { full, cost, room, idle, drain, delay };
-inline constexpr std::size_t kCloseReasons = 6;
-constexpr std::string_view to_string(CloseReason reason) noexcept {
-  constexpr std::string_view kNames[kCloseReasons] = {"full", "cost",  "room",
-                                                      "idle", "drain", "delay"};
-  return kNames[static_cast<std::size_t>(reason)];
-}
 
 /// What the caller of poll() can take at this moment, below the batch's own maxima.
 struct BatchRoom {
@@ -115,26 +77,34 @@ struct BatchAction {
   enum Kind : std::uint8_t { dispatch, expire, abandon, wait_until, idle };
   Kind kind = idle;
   CloseReason reason = CloseReason::full;  ///< dispatch only
-  std::uint64_t cost = 0;                  ///< dispatch only: the sum over `slots`
+  BatchShape shape{};                      ///< dispatch only: of `slots`
+  std::uint64_t reserved = 0;              ///< dispatch only: memory, to be given to finish()
   TimePoint when = kNever;                 ///< wait_until only
-  std::span<const SlotHandle> slots{};     ///< valid until the next call of poll() or expire()
+  /// wait_until and idle: look again when so many wait, or so much cost.
+  std::size_t wake_count = 1;
+  std::uint64_t wake_cost = std::numeric_limits<std::uint64_t>::max();
+  std::span<const SlotHandle> slots{};  ///< valid until the next call of poll() or expire()
 };
 
 /// The state machine described at the top of this file.
 /// Thread-safety: thread-compatible; every call but construction is noexcept and allocates nothing.
-template <class Queue>
-class BasicBatchCore {
+class BatchCore {
  public:
-  /// `limits` must pass validate().
-  explicit BasicBatchCore(const BatchLimits& limits)
+  /// `limits` must pass validate(). Without a `policy`, DelayPolicy; it must outlive the core.
+  explicit BatchCore(const BatchLimits& limits, BatchPolicy* policy = nullptr)
       : limits_(resolved(limits)),
         nodes_(limits_.max_outstanding),
         batch_(std::min(limits_.max_batch_size, limits_.max_outstanding)),
-        queue_(limits_.max_outstanding),
+        queue_(limits_.max_outstanding, limits_.max_tenants, limits_.max_groups),
         arrivals_(limits_.max_outstanding),
-        deadlines_(limits_.max_outstanding) {
+        groups_(limits_.max_groups),
+        waiting_deadlines_(limits_.max_outstanding),
+        running_deadlines_(limits_.max_outstanding),
+        policy_(policy) {
     assert(validate(limits));
     for (std::size_t i = nodes_.size(); i-- > 0;) push_free(static_cast<std::uint32_t>(i));
+    delay_.bind(limits_);
+    if (policy_ != nullptr) policy_->bind(limits_);
   }
 
   /// What submit() would say, without submitting.
@@ -142,59 +112,87 @@ class BasicBatchCore {
     advance(now);
     if (closing_ != Closing::no) return Refusal::shutting_down;
     if (terms.cost > limits_.max_batch_cost) return Refusal::oversize;
+    if (terms.group >= limits_.max_groups) return Refusal::unknown_group;
     if (terms.deadline <= now_) return Refusal::expired;
     if (waiting_ >= limits_.queue_capacity) return Refusal::queue_full;
-    return free_ == kNoSlot ? Refusal::outstanding_full : Refusal::none;
+    if (!tenant_has_room(terms.tenant)) return Refusal::tenant_full;
+    if (free_ == kNoSlot) return Refusal::outstanding_full;
+    return expected_finish(terms) > terms.deadline ? Refusal::infeasible : Refusal::none;
   }
-  /// O(1); O(log n) with a deadline.
+  /// When the policy expects the answer of a request submitted now; `TimePoint::min()` if it cannot
+  /// say.
+  TimePoint expected_finish(const RequestTerms& terms) noexcept {
+    if (policy_ == nullptr || terms.deadline == kNever) return TimePoint::min();
+    const QueueView queue = view(terms.group, limits_.max_batch_size, limits_.max_batch_cost);
+    return policy_->expected_finish(queue, terms.cost);
+  }
+  /// O(1) with one tenant; O(log n) with a deadline.
   Admission submit(TimePoint now, const RequestTerms& terms) noexcept {
     if (const Refusal why = refusal(now, terms); why != Refusal::none) return {{}, why};
     const std::uint32_t slot = free_;
     Node& node = nodes_[slot];
     free_ = node.next_free;
     node.arrival = now_;
+    node.deadline = terms.deadline;
     node.cost = terms.cost;
-    node.priority = terms.priority;
+    node.group = terms.group;
     node.state = SlotState::waiting;
-    queue_.push(slot, terms.priority);
-    arrivals_.push_back(oldest_, slot);
-    if (terms.deadline != kNever) deadlines_.push(slot, terms.deadline);
+    queue_.push(slot, terms);
+    arrivals_.push_back(groups_[node.group].oldest, slot);
+    if (terms.deadline != kNever) waiting_deadlines_.push(slot, terms.deadline);
     ++waiting_;
     ++outstanding_;
+    ++groups_[node.group].waiting;
+    ++groups_[node.group].arrived;
     waiting_cost_ += terms.cost;
+    groups_[node.group].cost += terms.cost;
     return {{slot, node.generation}, Refusal::none};
   }
 
   /// What to do now, for a caller that can run a batch of at most `room`. Expired requests come
-  /// before batches. O(batch).
+  /// before batches. O(batch × flows).
   BatchAction poll(TimePoint now, const BatchRoom& room = {}) noexcept {
     if (BatchAction action = expire(now); action.kind != BatchAction::idle) return action;
-    if (waiting_ == 0) return idle_until(deadlines_.first_deadline());
+    if (waiting_ == 0) return idle_until(next_deadline());
     if (closing_ == Closing::stop) return abandon();
-    const std::size_t max_count = std::min(full_count(), room.max_count);
-    const std::uint64_t max_cost = std::min(limits_.max_batch_cost, room.max_cost);
-    CloseReason reason = CloseReason::delay;
-    if (!closes(max_count, max_cost, reason)) {
-      return idle_until(std::min(deadlines_.first_deadline(), close_time()));
+    if (policy_ != nullptr) {
+      const TimePoint hopeless = policy_->hopeless_before(now_);
+      if (const std::size_t n = expire_waiting(hopeless, 0); n > 0) {
+        return {.kind = BatchAction::expire, .slots = {batch_.data(), n}};
+      }
     }
-    const BatchAction action = take(max_count, max_cost, reason);
-    // Nothing fits this room: the caller comes back when it has more, or for the next deadline.
-    return action.slots.empty() ? idle_until(deadlines_.first_deadline()) : action;
+    BatchAction rest = idle_until(next_deadline());
+    rest.wake_count = rest.wake_cost = kNoWake;
+    for (std::size_t i = 0, group = next_group(); i < groups_.size(); ++i, group = after(group)) {
+      if (groups_[group].waiting == 0) {
+        rest.wake_count = std::min(rest.wake_count, waiting_ + 1);
+        continue;
+      }
+      const Closure closure = closes(group, room);
+      if (closure.decision.dispatch) {
+        // Nothing may fit: the caller comes back when it has more room, or a batch has ended.
+        if (const BatchAction taken = take(group, closure); !taken.slots.empty()) return taken;
+        continue;
+      }
+      rest.when = std::min(rest.when, closure.decision.when);
+      const Group& g = groups_[group];
+      const std::size_t count = std::min(closure.decision.wake_count, closure.max_count);
+      rest.wake_count =
+          std::min(rest.wake_count, waiting_ + std::max(count, g.waiting + 1) - g.waiting);
+      rest.wake_cost = std::min(rest.wake_cost, waiting_cost_ + closure.cap_cost - g.cost);
+    }
+    if (rest.when != kNever) rest.kind = BatchAction::wait_until;
+    return rest;
   }
 
   /// The expiring half of poll(), for a caller that cannot run anything: `expire` or `idle`.
   /// Running slots are reported too (their state stays `running`), each slot once.
   BatchAction expire(TimePoint now) noexcept {
     advance(now);
-    std::size_t n = 0;
-    while (n < batch_.size() && deadlines_.first_deadline() <= now_) {
-      const std::uint32_t slot = deadlines_.first_slot();
-      if (nodes_[slot].state == SlotState::waiting) {
-        leave_queue(slot, SlotState::finished);
-      } else {
-        deadlines_.erase(slot);
-      }
-      batch_[n++] = handle(slot);
+    std::size_t n = expire_waiting(now_, 0);
+    for (; n < batch_.size() && running_deadlines_.first_deadline() <= now_; ++n) {
+      batch_[n] = handle(running_deadlines_.first_slot());
+      running_deadlines_.erase(batch_[n].index);
     }
     if (n == 0) return {};
     return {.kind = BatchAction::expire, .slots = {batch_.data(), n}};
@@ -211,6 +209,14 @@ class BasicBatchCore {
     }
     return {.kind = BatchAction::abandon, .slots = {batch_.data(), n}};
   }
+  /// Makes room for a request of `priority`: takes out whoever matters least among those that
+  /// matter no more than it. The caller owns the slot; a stale handle when there is nobody.
+  SlotHandle shed(Priority priority) noexcept {
+    const std::uint32_t slot = queue_.victim(priority);
+    if (slot == kNoSlot) return {};
+    leave_queue(slot, SlotState::finished);
+    return handle(slot);
+  }
 
   /// Takes a waiting request out: `waiting` is returned, it is the caller's to release. Otherwise
   /// nothing changes and its state is returned, `free` for a stale handle. O(1) but for a deadline.
@@ -222,7 +228,7 @@ class BasicBatchCore {
   /// A running request is over: its deadline no longer counts, its slot stays taken.
   void complete(SlotHandle slot) noexcept {
     if (state(slot) != SlotState::running) return;
-    deadlines_.erase(slot.index);
+    running_deadlines_.erase(slot.index);
     nodes_[slot.index].state = SlotState::finished;
     --running_;
   }
@@ -235,6 +241,15 @@ class BasicBatchCore {
     ++nodes_[slot.index].generation;
     --outstanding_;
     push_free(slot.index);
+  }
+  /// A batch has ended, its slots apart: teaches cap and policy, gives back what was `reserved`.
+  void finish(const BatchReport& report, std::uint64_t reserved) noexcept {
+    --running_batches_;
+    reserved_ -= reserved;
+    if (report.out_of_memory || !report.failed) {
+      cap_.observe(report.shape, report.out_of_memory, limits_);
+    }
+    if (policy_ != nullptr) policy_->on_finish(report);
   }
 
   /// From now on nothing is accepted and nobody is waited for; what waits is dispatched.
@@ -260,28 +275,55 @@ class BasicBatchCore {
   std::size_t outstanding() const noexcept { return outstanding_; }
   /// The limits in force, their zeros replaced.
   const BatchLimits& limits() const noexcept { return limits_; }
+  /// The largest batch that memory is trusted with at the moment.
+  const BatchCap& cap() const noexcept { return cap_; }
   /// The first deadline of a waiting or running request; `kNever` without one.
-  TimePoint next_deadline() const noexcept { return deadlines_.first_deadline(); }
+  TimePoint next_deadline() const noexcept {
+    return std::min(waiting_deadlines_.first_deadline(), running_deadlines_.first_deadline());
+  }
   /// When poll() with all the room there is will next have something to do; `kNever` when only a
-  /// submission can change that, `TimePoint::min()` for at once. O(1).
-  TimePoint next_event() const noexcept {
-    if (waiting_ == 0) return deadlines_.first_deadline();
-    CloseReason reason = CloseReason::delay;
-    if (closing_ == Closing::stop || closes(full_count(), limits_.max_batch_cost, reason)) {
-      return TimePoint::min();
+  /// submission can change that, `TimePoint::min()` for at once. O(groups).
+  TimePoint next_event() noexcept {
+    if (waiting_ == 0) return next_deadline();
+    if (closing_ == Closing::stop) return TimePoint::min();
+    TimePoint when = next_deadline();
+    for (std::size_t group = 0; group < groups_.size(); ++group) {
+      if (groups_[group].waiting == 0) continue;
+      const Closure closure = closes(group, {});
+      if (!closure.decision.dispatch) {
+        when = std::min(when, closure.decision.when);
+      } else if (!waits_for_memory(group)) {
+        return TimePoint::min();
+      }
     }
-    return std::min(deadlines_.first_deadline(), close_time());
+    return when;
   }
 
  private:
   enum class Closing : std::uint8_t { no, drain, stop };
+  static constexpr std::size_t kNoWake = std::numeric_limits<std::size_t>::max();
   struct Node {
     TimePoint arrival{};
+    TimePoint deadline = kNever;
     std::uint64_t cost = 0;
     std::uint32_t generation = 0;
     std::uint32_t next_free = kNoSlot;
-    Priority priority = Priority::normal;
+    std::uint16_t group = 0;
     SlotState state = SlotState::free;
+  };
+  struct Group {
+    SlotLinks::List oldest;
+    std::size_t waiting = 0;
+    std::uint64_t cost = 0;
+    std::uint64_t arrived = 0;
+  };
+  /// The answer of closes(): the maxima that hold whatever the decision, and why they do.
+  struct Closure {
+    BatchDecision decision{};
+    std::size_t max_count = 0;
+    std::uint64_t max_cost = 0;  // for every request
+    std::uint64_t cap_cost = 0;  // for all but the first
+    CloseReason cost_reason = CloseReason::cost;
   };
 
   void advance(TimePoint now) noexcept { now_ = std::max(now_, now); }
@@ -293,85 +335,200 @@ class BasicBatchCore {
   static BatchAction idle_until(TimePoint when) noexcept {
     return {.kind = when == kNever ? BatchAction::idle : BatchAction::wait_until, .when = when};
   }
-  TimePoint close_time() const noexcept {
-    return add_saturating(nodes_[oldest_.head].arrival, limits_.max_queue_delay);
+  bool tenant_has_room(TenantId id) const noexcept {
+    const TenantTable& tenants = queue_.tenants();
+    const std::uint32_t tenant = tenants.find(id);
+    if (tenant == TenantTable::kNone) return tenants.has_room(id);
+    return tenants.waiting(tenant) < limits_.max_queue_per_tenant;
   }
-  /// A queue that can grow no further is as full as it gets.
-  std::size_t full_count() const noexcept {
-    return std::min(limits_.max_batch_size, limits_.queue_capacity);
+  std::size_t after(std::size_t group) const noexcept {
+    return group + 1 == groups_.size() ? 0 : group + 1;
+  }
+  std::uint64_t memory_free() const noexcept {
+    if (limits_.memory_budget == 0) return QueueView::kNoBytes;
+    return limits_.memory_budget - std::min(reserved_, limits_.memory_budget);
+  }
+  /// What a batch will reserve; nothing without a budget.
+  std::uint64_t memory_of(const BatchShape& shape) noexcept {
+    if (limits_.memory_budget == 0 || policy_ == nullptr) return 0;
+    return policy_->forecast(shape).memory;
+  }
+  /// Not even the next request of the group fits beside the batches that run.
+  bool waits_for_memory(std::size_t group) noexcept {
+    if (running_batches_ == 0) return false;
+    const std::uint64_t cost = nodes_[next(group)].cost;
+    return memory_of({1, cost, cost}) > memory_free();
+  }
+  QueueView view(std::size_t group, std::size_t max_count, std::uint64_t max_cost) const noexcept {
+    const Group& g = groups_[group];
+    return {.now = now_,
+            .waiting = g.waiting,
+            .waiting_cost = g.cost,
+            .oldest_arrival = g.waiting == 0 ? now_ : nodes_[g.oldest.head].arrival,
+            .first_deadline = waiting_deadlines_.first_deadline(),
+            .arrived = g.arrived,
+            .running_batches = running_batches_,
+            .running = running_,
+            .max_count = max_count,
+            .max_cost = max_cost,
+            .memory_free = memory_free(),
+            .draining = closing_ != Closing::no};
   }
 
-  bool closes(std::size_t max_count, std::uint64_t max_cost, CloseReason& reason) const noexcept {
-    if (waiting_ >= max_count) {
-      reason = max_count < full_count() ? CloseReason::room : CloseReason::full;
-    } else if (waiting_cost_ >= max_cost) {
-      reason = max_cost < limits_.max_batch_cost ? CloseReason::room : CloseReason::cost;
-    } else if (waiting_ >= limits_.min_batch_size) {
-      reason = CloseReason::idle;
-    } else if (closing_ != Closing::no) {
-      reason = CloseReason::drain;
-    } else if (close_time() <= now_) {
-      reason = CloseReason::delay;
-    } else {
-      return false;
+  /// The oldest waiting request of all.
+  std::uint32_t oldest() const noexcept {
+    std::uint32_t found = kNoSlot;
+    for (const Group& group : groups_) {
+      const std::uint32_t head = group.oldest.head;
+      if (head != kNoSlot && (found == kNoSlot || queue_.came_before(head, found))) found = head;
     }
-    return true;
+    return found;
+  }
+  bool has_aged(std::uint32_t slot) const noexcept {
+    return add_saturating(nodes_[slot].arrival, limits_.priority_ageing) <= now_;
+  }
+  /// The group of the request to serve next; something must wait.
+  std::size_t next_group() const noexcept {
+    const std::uint32_t first = oldest();
+    return nodes_[has_aged(first) ? first : queue_.peek()].group;
+  }
+  /// The request of a group to serve next; `kNoSlot` when none waits.
+  std::uint32_t next(std::size_t group) const noexcept {
+    const std::uint32_t first = groups_[group].oldest.head;
+    if (first == kNoSlot) return kNoSlot;
+    return has_aged(first) ? queue_.peek_beside(first, group) : queue_.peek(group);
   }
 
-  /// The slot to serve next; `kNoSlot` when nothing waits.
-  std::uint32_t next() const noexcept {
-    if (waiting_ == 0) return kNoSlot;
-    const TimePoint aged = add_saturating(nodes_[oldest_.head].arrival, limits_.priority_ageing);
-    return aged <= now_ ? oldest_.head : queue_.peek();
+  /// Does a batch of this group close now, and within which bounds?
+  Closure closes(std::size_t group, const BatchRoom& room) noexcept {
+    const Group& g = groups_[group];
+    Closure closure;
+    CloseReason count_reason = CloseReason::full;
+    closure.max_count = limits_.max_batch_size;
+    if (cap_.count() < closure.max_count) {
+      closure.max_count = cap_.count();
+      count_reason = CloseReason::memory;
+    }
+    if (room.max_count < closure.max_count) {
+      closure.max_count = room.max_count;
+      count_reason = CloseReason::room;
+    }
+    closure.max_cost = std::min(limits_.max_batch_cost, room.max_cost);
+    closure.cap_cost = std::min(closure.max_cost, cap_.cost());
+    if (room.max_cost < limits_.max_batch_cost) closure.cost_reason = CloseReason::room;
+    if (closure.cap_cost < closure.max_cost) closure.cost_reason = CloseReason::memory;
+
+    BatchDecision& decision = closure.decision;
+    if (g.waiting >= closure.max_count || waiting_ >= limits_.queue_capacity) {
+      decision = {.dispatch = true, .reason = count_reason};
+    } else if (g.cost >= closure.cap_cost) {
+      decision = {.dispatch = true, .reason = closure.cost_reason};
+    } else {
+      const QueueView queue = view(group, closure.max_count, closure.cap_cost);
+      decision = policy_ != nullptr ? policy_->decide(queue) : delay_.decide(queue);
+      if (!decision.dispatch && closing_ != Closing::no) {
+        decision = {.dispatch = true, .reason = CloseReason::drain};
+      }
+    }
+    return closure;
   }
-  BatchAction take(std::size_t max_count, std::uint64_t max_cost, CloseReason reason) noexcept {
-    std::size_t n = 0;
-    std::uint64_t cost = 0;
-    max_count = std::min(max_count, batch_.size());
-    for (std::uint32_t slot = next(); slot != kNoSlot && n < max_count; slot = next()) {
-      if (nodes_[slot].cost > max_cost - cost) {  // enough wait, but the budget ends first
-        reason = max_cost < limits_.max_batch_cost ? CloseReason::room : CloseReason::cost;
+
+  BatchAction take(std::size_t group, const Closure& closure) noexcept {
+    const BatchDecision& decision = closure.decision;
+    const std::size_t max_count = std::min({closure.max_count, decision.max_count, batch_.size()});
+    const std::uint64_t free_memory = memory_free();
+    CloseReason reason = decision.reason;
+    BatchShape shape;
+    std::uint64_t reserve = 0;
+    TimePoint first_deadline = kNever;
+    for (std::uint32_t slot = next(group); slot != kNoSlot && shape.count < max_count;
+         slot = next(group)) {
+      const Node& node = nodes_[slot];
+      const std::uint64_t most =
+          shape.count == 0 ? closure.max_cost : std::min(closure.cap_cost, decision.max_cost);
+      if (shape.cost > most || node.cost > most - shape.cost) {  // the budget ends first
+        if (most != decision.max_cost) reason = closure.cost_reason;
         break;
       }
-      cost += nodes_[slot].cost;
-      batch_[n++] = handle(slot);
+      const BatchShape grown{shape.count + 1, shape.cost + node.cost,
+                             std::max(shape.max_cost, node.cost)};
+      const TimePoint deadline = std::min(first_deadline, node.deadline);
+      std::uint64_t reserve_grown = 0;
+      if (policy_ != nullptr) {
+        if (shape.count > 0 && !policy_->fits(grown, now_, deadline)) {
+          reason = deadline == kNever ? CloseReason::policy : CloseReason::deadline;
+          break;
+        }
+        reserve_grown = memory_of(grown);
+        if (reserve_grown > free_memory && (shape.count > 0 || running_batches_ > 0)) {
+          reason = CloseReason::memory;
+          break;
+        }
+      }
+      shape = grown;
+      reserve = reserve_grown;
+      first_deadline = deadline;
+      batch_[shape.count - 1] = handle(slot);
+      queue_.charge(slot, node.cost);
       leave_queue(slot, SlotState::running);
     }
-    return {
-        .kind = BatchAction::dispatch, .reason = reason, .cost = cost, .slots = {batch_.data(), n}};
+    if (shape.count > 0) {
+      ++running_batches_;
+      reserved_ += reserve;
+      if (policy_ != nullptr) policy_->on_start(shape, now_);
+    }
+    return {.kind = BatchAction::dispatch,
+            .reason = reason,
+            .shape = shape,
+            .reserved = reserve,
+            .slots = {batch_.data(), shape.count}};
   }
 
-  /// Running slots keep their deadline.
+  /// Expires waiting requests whose deadline is at `until` or before; `n` are reported already.
+  std::size_t expire_waiting(TimePoint until, std::size_t n) noexcept {
+    for (; n < batch_.size() && waiting_deadlines_.first_deadline() <= until; ++n) {
+      const std::uint32_t slot = waiting_deadlines_.first_slot();
+      batch_[n] = handle(slot);
+      leave_queue(slot, SlotState::finished);
+    }
+    return n;
+  }
   void leave_queue(std::uint32_t slot, SlotState next) noexcept {
     Node& node = nodes_[slot];
-    queue_.erase(slot, node.priority);
-    arrivals_.erase(oldest_, slot);
+    Group& group = groups_[node.group];
+    queue_.erase(slot);
+    arrivals_.erase(group.oldest, slot);
+    waiting_deadlines_.erase(slot);
     if (next == SlotState::running) {
       ++running_;
-    } else {
-      deadlines_.erase(slot);
+      if (node.deadline != kNever) running_deadlines_.push(slot, node.deadline);
     }
     node.state = next;
     --waiting_;
+    --group.waiting;
     waiting_cost_ -= node.cost;
+    group.cost -= node.cost;
   }
 
   BatchLimits limits_;
   std::vector<Node> nodes_;
   std::vector<SlotHandle> batch_;  // what the last poll() reported
-  Queue queue_;                    // waiting slots in the order they are served
-  SlotLinks arrivals_;             // waiting slots in the order they came
-  SlotLinks::List oldest_;
-  DeadlineHeap deadlines_;  // waiting and running slots
+  RequestQueue queue_;             // waiting slots in the order they are served
+  SlotLinks arrivals_;             // waiting slots of each group in the order they came
+  std::vector<Group> groups_;
+  DeadlineHeap waiting_deadlines_, running_deadlines_;
+  BatchCap cap_;
+  DelayPolicy delay_;
+  BatchPolicy* policy_;
   TimePoint now_ = TimePoint::min();
   std::uint32_t free_ = kNoSlot;
   std::size_t waiting_ = 0;
   std::size_t running_ = 0;
+  std::size_t running_batches_ = 0;
   std::size_t outstanding_ = 0;
   std::uint64_t waiting_cost_ = 0;
+  std::uint64_t reserved_ = 0;
   Closing closing_ = Closing::no;
 };
-
-using BatchCore = BasicBatchCore<FifoQueue>;
 
 }  // namespace ciuic::inline CIUIC_ABI

@@ -29,6 +29,12 @@ struct BatchLimits {
   std::size_t max_outstanding = 0;
   /// A request that has waited so long goes before every later one, whatever their priorities.
   Duration priority_ageing{std::chrono::milliseconds(100)};
+  /// Tenants that may have requests waiting at once; above 1 they share by cost. At most 4096.
+  std::size_t max_tenants = 1;
+  std::size_t max_queue_per_tenant = 0;  ///< requests of one tenant that may wait; 0 = no bound
+  std::size_t max_groups = 1;            ///< only requests of one group share a batch; at most 256
+  /// Bytes that running batches may need together, as the policy forecasts them; 0 = no bound.
+  std::uint64_t memory_budget = 0;
 };
 
 /// Errors: `invalid_argument`, naming the field.
@@ -56,6 +62,12 @@ inline Result<void> validate(const BatchLimits& limits) {
   if (limits.max_outstanding > kMaxSlots) {
     return wrong("max_outstanding", "below 2^24", limits.max_outstanding);
   }
+  if (limits.max_tenants == 0 || limits.max_tenants > 4096) {
+    return wrong("max_tenants", "1 to 4096", limits.max_tenants);
+  }
+  if (limits.max_groups == 0 || limits.max_groups > 256) {
+    return wrong("max_groups", "1 to 256", limits.max_groups);
+  }
   return {};
 }
 
@@ -67,6 +79,7 @@ inline BatchLimits resolved(BatchLimits limits) noexcept {
     limits.max_outstanding = 2 * limits.queue_capacity + limits.max_batch_size;
   }
   limits.queue_capacity = std::min(limits.queue_capacity, limits.max_outstanding);
+  if (limits.max_queue_per_tenant == 0) limits.max_queue_per_tenant = limits.queue_capacity;
   return limits;
 }
 
