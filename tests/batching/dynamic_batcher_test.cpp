@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <numeric>
+#include <regex>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -111,7 +112,7 @@ TEST_CASE("oversize request: refused at submit") {
   const Result<int> answer = future.get();
   CHECK(answer.error().code() == ErrorCode::oversize);
   CHECK(answer.error().message() == "cost: wanted at most max_batch_cost, 10");
-  CHECK(batcher.stats().rejected.oversize == 1);
+  CHECK(batcher.stats().rejected[Refusal::oversize] == 1);
 }
 
 TEST_CASE("order: first come, first served within a priority") {
@@ -160,14 +161,12 @@ TEST_CASE("model throws: that batch gets the error, the next one is served") {
             throw std::runtime_error("bad weights");
           case 2:
             throw 7;
-          case 3:
-            throw std::bad_alloc();
         }
         return doubled(in);
       },
       {.max_batch_size = 2, .max_queue_delay = 1h});
   std::vector<Error> errors;
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < 2; ++i) {
     Future<int> a = batcher.submit(1);
     Future<int> b = batcher.submit(2);
     errors.push_back(a.get().error());
@@ -176,12 +175,11 @@ TEST_CASE("model throws: that batch gets the error, the next one is served") {
   CHECK(errors[0].code() == ErrorCode::model_failed);
   CHECK(errors[0].message() == "model threw: bad weights");
   CHECK(errors[1].message() == "model threw something that is no std::exception");
-  CHECK(errors[2].code() == ErrorCode::out_of_memory);
   Future<int> a = batcher.submit(1);
   Future<int> b = batcher.submit(2);
   CHECK(b.get().value() == 4);
   CHECK(a.get().value() == 2);
-  CHECK(batcher.stats().failed == 6);
+  CHECK(batcher.stats().failed == 4);
   CHECK(batcher.stats().completed == 2);
 }
 
@@ -248,7 +246,7 @@ TEST_CASE("bounds: a full queue refuses and says when to try again") {
   CHECK(batcher.retry_after() >= 1ms);
   model.gate->open();
   CHECK(futures.back().get().value() == 4);
-  CHECK(batcher.stats().rejected.queue_full == 1);
+  CHECK(batcher.stats().rejected[Refusal::queue_full] == 1);
 
   // Answers that nobody takes count too.
   while (!futures[1].is_ready()) yield_thread();
@@ -291,7 +289,7 @@ TEST_CASE("bounds: a blocked submit gets room, or ends with its deadline or stop
   CHECK(served.get().value() == 8);
   CHECK(running.get().value() == 0);
   CHECK(waiting.get().value() == 2);
-  CHECK(batcher.stats().rejected.expired == 1);
+  CHECK(batcher.stats().rejected[Refusal::expired] == 1);
   CHECK(batcher.stats().rejected.cancelled == 1);
 }
 
@@ -364,7 +362,7 @@ TEST_CASE("deadline: a free worker expires what waits for company") {
   clock.advance(3ms);
   CHECK(code_of(future) == ErrorCode::expired);
   CHECK(batcher.submit(1, {.deadline = start}).get().error().code() == ErrorCode::expired);
-  CHECK(batcher.stats().rejected.expired == 1);
+  CHECK(batcher.stats().rejected[Refusal::expired] == 1);
 }
 
 TEST_CASE("cancel: a waiting request frees its place now, a running one's result is discarded") {
@@ -559,7 +557,7 @@ TEST_CASE("stop: what waits completes as shutting down, what runs ends") {
   CHECK(running.get().value() == 2);
   CHECK(batcher.stop());
   CHECK(batcher.stats().shut_down == 1);
-  CHECK(batcher.stats().rejected.shutting_down == 1);
+  CHECK(batcher.stats().rejected[Refusal::shutting_down] == 1);
 }
 
 TEST_CASE("stop: waits for the end of the model, whose destructor would wait for itself") {
@@ -689,9 +687,10 @@ TEST_CASE("stats: a table for people") {
   Future<int> b = batcher.submit(2);
   CHECK(b.get());
   CHECK(batcher.drain());
-  const std::string table = to_string(batcher.stats());
+  const std::string table = std::regex_replace(to_string(batcher.stats()), std::regex(" +"), " ");
   CAPTURE(table);
-  CHECK(table.find("submitted                     2") != std::string::npos);
-  CHECK(table.find("by full                       1") != std::string::npos);
-  CHECK(table.find("mean size                 2.000 requests") != std::string::npos);
+  CHECK(table.find(" submitted 2\n") != std::string::npos);
+  CHECK(table.find(" by full 1\n") != std::string::npos);
+  CHECK(table.find(" mean size 2.000 requests\n") != std::string::npos);
+  CHECK(table.find(" fill 100.000 %\n") != std::string::npos);
 }

@@ -139,7 +139,7 @@ void storm(Overload overload, unsigned workers) {
   CHECK(stats.completed > 0);
   CHECK(stats.failed > 0);
   CHECK(stats.cancelled > 0);
-  CHECK(stats.rejected.shutting_down > 0);
+  CHECK(stats.rejected[Refusal::shutting_down] > 0);
   std::printf(
       "%d requests: %llu completed, %llu failed, %llu cancelled, %llu expired, %llu shut down, "
       "%llu rejected; %llu batches; resolved other than once: %d\n",

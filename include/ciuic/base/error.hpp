@@ -31,7 +31,9 @@ enum class ErrorCode : std::uint8_t {
   oversize,            ///< one request is larger than any batch may be
   queue_full,          ///< the bound on waiting or outstanding requests is reached; try later
   cancelled,           ///< the caller gave the request up
+  shed,                ///< accepted, then given up under overload for one that mattered as much
   expired,             ///< the deadline passed before an answer existed
+  infeasible,          ///< refused: the answer would most likely come after the deadline
   shutting_down,       ///< the batcher or engine is stopping and takes nothing new
   contract_violation,  ///< a model broke its side, for example too few results for a batch
   model_failed,        ///< the model reported an error or threw
@@ -61,8 +63,12 @@ constexpr std::string_view to_string(ErrorCode code) noexcept {
       return "queue_full";
     case ErrorCode::cancelled:
       return "cancelled";
+    case ErrorCode::shed:
+      return "shed";
     case ErrorCode::expired:
       return "expired";
+    case ErrorCode::infeasible:
+      return "infeasible";
     case ErrorCode::shutting_down:
       return "shutting_down";
     case ErrorCode::contract_violation:

@@ -12,61 +12,97 @@
 #include <utility>
 #include <vector>
 
-#include "ciuic/batching/batcher_stats.hpp"
 #include "ciuic/batching/future.hpp"
+#include "ciuic/batching/request_terms.hpp"
+#include "ciuic/batching/stats_board.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 
-/// Where one accepted request lies while it waits and runs.
+/// Where one accepted request lies while it waits and runs: by the slot of its completion.
 template <class Request, class Response>
 struct BatchEntry {
   std::optional<Request> request;
+  RequestTerms terms{};
+  TimePoint arrival{};
+  SlotHandle slot{};               // in the core; set under the batcher's lock
   Promise<Response> promise;       // the batch's
   Promise<Response> expiry;        // the deadline's, when there is one
   Atomic<bool> has_expiry{false};  // whoever clears this owns `expiry`
+  bool answered = false;           // by the model
+  bool sleeper = false;            // answered quietly: somebody is still to be woken
 };
 
 /// A view of the requests that run together, in the order they are served.
 ///
 /// The model resolves or rejects each one, in any order, at once or as results come; what it leaves
 /// unresolved gets `contract_violation`, or the model's own error. An answer is delivered when it
-/// is given: callbacks run inside resolve(). Thread-safety: thread-compatible; different requests
-/// may be resolved from different threads.
+/// is given: callbacks run inside resolve(). With `on_failure = bisect`, and after an
+/// out-of-memory, unresolved requests are shown to the model again, so it must not move from what
+/// it may fail on. Thread-safety: thread-compatible; different requests may be resolved from
+/// different threads.
 template <class Request, class Response>
 class Batch {
  public:
   using Entry = BatchEntry<Request, Response>;
-  Batch(Entry* entries, std::span<const SlotHandle> slots, StatsBoard& stats) noexcept
-      : entries_(entries), slots_(slots), stats_(stats) {}
+  Batch(Entry* entries, std::span<const std::uint32_t> tickets, StatsBoard& stats) noexcept
+      : entries_(entries), tickets_(tickets), stats_(stats) {}
   Batch(const Batch&) = delete;
   Batch& operator=(const Batch&) = delete;
 
-  std::size_t size() const noexcept { return slots_.size(); }
-  /// The i-th request; the model may move from it.
+  std::size_t size() const noexcept { return tickets_.size(); }
+  /// The i-th request.
   Request& operator[](std::size_t i) noexcept { return *entry(i).request; }
   const Request& operator[](std::size_t i) const noexcept { return *entry(i).request; }
+  /// What it was submitted with.
+  const RequestTerms& terms(std::size_t i) const noexcept { return entry(i).terms; }
 
   /// False when the request was resolved before: by the model, a cancel or its deadline.
   bool resolve(std::size_t i, Result<Response> answer) noexcept {
-    Promise<Response>& promise = entry(i).promise;
-    if (!promise.claim()) return false;
-    stats_.add(answer ? StatsBoard::completed : StatsBoard::failed);
-    promise.deliver(std::move(answer));
+    if (!resolve_quietly(i, std::move(answer))) return false;
+    wake(i);
     return true;
   }
   bool reject(std::size_t i, Error error) noexcept {
     return resolve(i, Result<Response>(std::move(error)));
   }
+  /// resolve() for a model that answers many in a row: the answer is there, callbacks have run, but
+  /// threads that sleep for it go on sleeping until wake_all(), which who runs the batch calls at
+  /// the end in any case. A caller with several answers to wait for then wakes up once, not for
+  /// each.
+  bool resolve_quietly(std::size_t i, Result<Response> answer) noexcept {
+    Entry& e = entry(i);
+    if (!e.promise.win()) return false;
+    e.answered = true;
+    stats_.add(answer ? StatsBoard::completed : StatsBoard::failed);
+    e.sleeper = e.promise.publish(std::move(answer));
+    return true;
+  }
+  void wake_all() noexcept {
+    for (std::size_t i = 0; i < size(); ++i) wake(i);
+  }
   /// True when nobody wants the answer any more: cancelled or expired.
-  bool cancelled(std::size_t i) const noexcept { return entry(i).promise.cancelled(); }
+  bool cancelled(std::size_t i) const noexcept {
+    return !entry(i).answered && entry(i).promise.cancelled();
+  }
   /// True when this model answered it.
-  bool resolved(std::size_t i) const noexcept { return !entry(i).promise.valid(); }
+  bool resolved(std::size_t i) const noexcept { return entry(i).answered; }
+  /// Puts back a request that was moved from.
+  void restore(std::size_t i, Request&& request) noexcept {
+    entry(i).request.emplace(std::move(request));
+  }
+  /// Tells the policy how many bytes this batch needed.
+  void report_memory(std::uint64_t bytes) noexcept { memory_ = bytes; }
+  std::uint64_t reported_memory() const noexcept { return memory_; }
 
  private:
-  Entry& entry(std::size_t i) const noexcept { return entries_[slots_[i].index]; }
+  Entry& entry(std::size_t i) const noexcept { return entries_[tickets_[i]]; }
+  void wake(std::size_t i) noexcept {
+    if (std::exchange(entry(i).sleeper, false)) entry(i).promise.wake();
+  }
   Entry* entries_;
-  std::span<const SlotHandle> slots_;
+  std::span<const std::uint32_t> tickets_;
   StatsBoard& stats_;
+  std::uint64_t memory_ = 0;
 };
 
 /// The form that every model is brought to. An error is for all requests it left unresolved.
@@ -93,14 +129,34 @@ inline constexpr bool is_result = false;
 template <class T>
 inline constexpr bool is_result<Result<T>> = true;
 
+/// The requests of a batch in one array. What is not answered goes back when this goes.
+template <class Request, class Response>
+class Gathered {
+ public:
+  explicit Gathered(Batch<Request, Response>& batch) : batch_(batch) {
+    requests_.reserve(batch.size());
+    for (std::size_t i = 0; i < batch.size(); ++i) requests_.push_back(std::move(batch[i]));
+  }
+  Gathered(const Gathered&) = delete;
+  Gathered& operator=(const Gathered&) = delete;
+  ~Gathered() {
+    for (std::size_t i = 0; i < requests_.size(); ++i) {
+      if (!batch_.resolved(i)) batch_.restore(i, std::move(requests_[i]));
+    }
+  }
+  std::span<const Request> requests() const noexcept { return requests_; }
+
+ private:
+  Batch<Request, Response>& batch_;
+  std::vector<Request> requests_;
+};
+
 /// Moves the requests into one array, runs `function` over it and deals the results out.
 template <class Request, class Response, class F>
 Result<void> run_convenience(F& function, Batch<Request, Response>& batch) {
   static_assert(!std::is_same_v<Request, bool>, "std::vector<bool> has no array of bool to show");
-  std::vector<Request> requests;
-  requests.reserve(batch.size());
-  for (std::size_t i = 0; i < batch.size(); ++i) requests.push_back(std::move(batch[i]));
-  auto returned = function(std::span<const Request>(requests));
+  const Gathered gathered(batch);
+  auto returned = function(gathered.requests());
   auto deal = [&](auto& results) -> Result<void> {
     const auto count = static_cast<std::size_t>(std::ranges::distance(results));
     if (count != batch.size()) {  // which result belongs to whom is anybody's guess: none is used
@@ -111,11 +167,12 @@ Result<void> run_convenience(F& function, Batch<Request, Response>& batch) {
     for (auto&& result : results) {
       using Element = std::remove_cvref_t<decltype(result)>;
       if constexpr (std::is_same_v<Element, Result<Response>>) {
-        batch.resolve(i++, std::move(result));
+        batch.resolve_quietly(i++, std::move(result));
       } else {
-        batch.resolve(i++, Response(std::move(result)));
+        batch.resolve_quietly(i++, Response(std::move(result)));
       }
     }
+    batch.wake_all();
     return {};
   };
   if constexpr (is_result<decltype(returned)>) {

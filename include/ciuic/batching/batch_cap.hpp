@@ -19,11 +19,12 @@ class BatchCap {
   std::size_t count() const noexcept { return count_; }
   std::uint64_t cost() const noexcept { return cost_; }
 
-  /// A batch of this shape has ended: it ran out of memory, or it passed.
+  /// A batch of this shape passed; or a larger one ran out of memory, and this is what passed of
+  /// it.
   void observe(const BatchShape& shape, bool out_of_memory, const BatchLimits& limits) noexcept {
     if (out_of_memory) {
-      count_ = std::max<std::size_t>(std::min(shape.count, count_) / 2, 1);
-      cost_ = std::max<std::uint64_t>(std::min(shape.cost, cost_) / 2, 1);
+      count_ = std::max<std::size_t>(std::min(shape.count, count_), 1);
+      cost_ = std::max<std::uint64_t>(std::min(shape.cost, cost_), 1);
       passed_ = 0;
       return;
     }

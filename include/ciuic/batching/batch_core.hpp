@@ -129,10 +129,17 @@ class BatchCore {
   /// O(1) with one tenant; O(log n) with a deadline.
   Admission submit(TimePoint now, const RequestTerms& terms) noexcept {
     if (const Refusal why = refusal(now, terms); why != Refusal::none) return {{}, why};
+    return {enter(now_, terms), Refusal::none};
+  }
+  /// submit() of a request that was accepted elsewhere, by these same rules, and came at `arrival`.
+  /// A slot must be free and the tenant have a place.
+  SlotHandle enter(TimePoint arrival, const RequestTerms& terms) noexcept {
+    advance(arrival);
+    last_arrival_ = std::max(last_arrival_, arrival);
     const std::uint32_t slot = free_;
     Node& node = nodes_[slot];
     free_ = node.next_free;
-    node.arrival = now_;
+    node.arrival = last_arrival_;
     node.deadline = terms.deadline;
     node.cost = terms.cost;
     node.group = terms.group;
@@ -146,7 +153,7 @@ class BatchCore {
     ++groups_[node.group].arrived;
     waiting_cost_ += terms.cost;
     groups_[node.group].cost += terms.cost;
-    return {{slot, node.generation}, Refusal::none};
+    return handle(slot);
   }
 
   /// What to do now, for a caller that can run a batch of at most `room`. Expired requests come
@@ -164,24 +171,14 @@ class BatchCore {
     BatchAction rest = idle_until(next_deadline());
     rest.wake_count = rest.wake_cost = kNoWake;
     for (std::size_t i = 0, group = next_group(); i < groups_.size(); ++i, group = after(group)) {
-      if (groups_[group].waiting == 0) {
-        rest.wake_count = std::min(rest.wake_count, waiting_ + 1);
+      const Closure closure = groups_[group].waiting == 0 ? Closure{} : closes(group, room);
+      if (!closure.decision.dispatch) {
+        wait_for(group, closure, rest);
         continue;
       }
-      const Closure closure = closes(group, room);
-      if (closure.decision.dispatch) {
-        // Nothing may fit: the caller comes back when it has more room, or a batch has ended.
-        if (const BatchAction taken = take(group, closure); !taken.slots.empty()) return taken;
-        continue;
-      }
-      rest.when = std::min(rest.when, closure.decision.when);
-      const Group& g = groups_[group];
-      const std::size_t count = std::min(closure.decision.wake_count, closure.max_count);
-      rest.wake_count =
-          std::min(rest.wake_count, waiting_ + std::max(count, g.waiting + 1) - g.waiting);
-      rest.wake_cost = std::min(rest.wake_cost, waiting_cost_ + closure.cap_cost - g.cost);
+      // Nothing may fit: the caller comes back when it has more room, or a batch has ended.
+      if (const BatchAction taken = take(group, closure); !taken.slots.empty()) return taken;
     }
-    if (rest.when != kNever) rest.kind = BatchAction::wait_until;
     return rest;
   }
 
@@ -281,23 +278,25 @@ class BatchCore {
   TimePoint next_deadline() const noexcept {
     return std::min(waiting_deadlines_.first_deadline(), running_deadlines_.first_deadline());
   }
-  /// When poll() with all the room there is will next have something to do; `kNever` when only a
-  /// submission can change that, `TimePoint::min()` for at once. O(groups).
-  TimePoint next_event() noexcept {
-    if (waiting_ == 0) return next_deadline();
-    if (closing_ == Closing::stop) return TimePoint::min();
-    TimePoint when = next_deadline();
+  /// When poll() with all the room there is will next have something to do: as poll() would say it,
+  /// `TimePoint::min()` for at once. O(groups).
+  BatchAction outlook() noexcept {
+    BatchAction rest = idle_until(next_deadline());
+    if (waiting_ == 0) return rest;
+    rest.wake_count = rest.wake_cost = kNoWake;
+    if (closing_ == Closing::stop) return idle_until(TimePoint::min());
     for (std::size_t group = 0; group < groups_.size(); ++group) {
-      if (groups_[group].waiting == 0) continue;
-      const Closure closure = closes(group, {});
+      const Closure closure = groups_[group].waiting == 0 ? Closure{} : closes(group, {});
       if (!closure.decision.dispatch) {
-        when = std::min(when, closure.decision.when);
+        wait_for(group, closure, rest);
       } else if (!waits_for_memory(group)) {
-        return TimePoint::min();
+        return idle_until(TimePoint::min());
       }
     }
-    return when;
+    return rest;
   }
+  /// outlook().when
+  TimePoint next_event() noexcept { return outlook().when; }
 
  private:
   enum class Closing : std::uint8_t { no, drain, stop };
@@ -433,6 +432,20 @@ class BatchCore {
     return closure;
   }
 
+  /// Notes in `rest` what to wait for in this group.
+  void wait_for(std::size_t group, const Closure& closure, BatchAction& rest) const noexcept {
+    const Group& g = groups_[group];
+    std::size_t more = 1;
+    if (g.waiting > 0) {
+      more = std::max(std::min(closure.decision.wake_count, closure.max_count), g.waiting + 1) -
+             g.waiting;
+      rest.wake_cost = std::min(rest.wake_cost, waiting_cost_ + (closure.cap_cost - g.cost));
+    }
+    rest.wake_count = std::min(rest.wake_count, waiting_ + more);
+    rest.when = std::min(rest.when, closure.decision.when);
+    if (rest.when != kNever) rest.kind = BatchAction::wait_until;
+  }
+
   BatchAction take(std::size_t group, const Closure& closure) noexcept {
     const BatchDecision& decision = closure.decision;
     const std::size_t max_count = std::min({closure.max_count, decision.max_count, batch_.size()});
@@ -521,6 +534,7 @@ class BatchCore {
   DelayPolicy delay_;
   BatchPolicy* policy_;
   TimePoint now_ = TimePoint::min();
+  TimePoint last_arrival_ = TimePoint::min();
   std::uint32_t free_ = kNoSlot;
   std::size_t waiting_ = 0;
   std::size_t running_ = 0;

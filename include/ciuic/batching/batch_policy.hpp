@@ -82,12 +82,12 @@ struct BatchDecision {
 
 /// A batch that has ended.
 struct BatchReport {
-  BatchShape shape{};
+  BatchShape shape{};  ///< after an out-of-memory: of the largest part that passed, if any
   TimePoint started{};
   Duration execution{0};          ///< from the start to the last answer
   std::uint64_t memory_used = 0;  ///< bytes, as the model reported; 0 = it did not
   bool failed = false;            ///< the model threw or returned an error
-  bool out_of_memory = false;
+  bool out_of_memory = false;     ///< and was split
 };
 
 /// What a policy expects of a batch.

@@ -1,5 +1,6 @@
-// BatchShell: the lock around a BatchCore, and who may run, wait, drain and stop. It knows nothing
-// of requests; BatcherState fills in what running, expiring and abandoning mean.
+// BatchShell: the lock around a BatchCore, the inbox before it, and who may run, wait, drain and
+// stop. It knows nothing of requests but their tickets; BatcherState fills in what admitting,
+// running, expiring and abandoning mean.
 //
 // Drivers bring the threads. A WorkerTeam owns some, an ExecutorPump borrows the host's, and
 // without a driver the host calls run_one(). All three do the same: poll under the lock, perform()
@@ -18,6 +19,7 @@
 #include "ciuic/base/host_context.hpp"
 #include "ciuic/base/ref.hpp"
 #include "ciuic/batching/batch_core.hpp"
+#include "ciuic/batching/inbox.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 
@@ -26,7 +28,7 @@ class BatchDriver {
  public:
   virtual ~BatchDriver() = default;
   virtual Result<void> start() = 0;
-  /// Something was submitted. Leaves `lock` released. False when nobody can be made to look at it.
+  /// Something came. Leaves `lock` released. False when nobody can be made to look at it.
   virtual bool wake(Lock& lock) noexcept = 0;
   /// The core is draining or stopped: everybody looks again. May release `lock` in between.
   virtual void wake_all(Lock& lock) noexcept = 0;
@@ -48,7 +50,9 @@ class BatchShell {
   /// Somebody at work outside the lock: who, and on what.
   struct Activity {
     ThreadId thread{};
+    BatchAction action{};  // its slots are those below
     std::vector<SlotHandle> slots;
+    std::vector<std::uint32_t> tickets;  // room for as many
     Activity* next = nullptr;
   };
 
@@ -58,20 +62,24 @@ class BatchShell {
   Mutex& mutex() noexcept { return mutex_; }
   /// With the lock held.
   BatchCore& core() noexcept { return core_; }
+  Inbox& inbox() noexcept { return inbox_; }
   const Clock& clock() const noexcept { return *host_.clock; }
   const HostContext& host() const noexcept { return host_; }
   bool stopping() const noexcept { return stopping_; }
 
+  /// Moves what came into the core. With the lock held.
+  void absorb() noexcept {
+    inbox_.drain([this](std::uint32_t ticket) { admit(ticket); });
+    inbox_.set_waiting(core_.waiting());
+  }
   /// For drivers: the core's poll() and expire(), on the host's clock, or without it once stopping.
   /// Every action that perform() shall do comes from here, because host threads may run batches
   /// beside any driver: there has to be an Activity for each. May release `lock` before.
-  BatchAction poll(Lock& lock) noexcept {
-    reserve(lock);
-    return core_.poll(time());
-  }
+  BatchAction poll(Lock& lock) noexcept { return poll(time(), lock); }
   BatchAction expire(Lock& lock) noexcept {
     reserve(lock);
-    return core_.expire(time());
+    absorb();
+    return left(core_.expire(time()));
   }
   /// For drivers that find nobody to run what waits: fails all of it. Releases `lock` in between.
   void hand_back(Lock& lock) noexcept {
@@ -79,7 +87,8 @@ class BatchShell {
     handing_back_ = true;
     for (;;) {
       reserve(lock);
-      const BatchAction action = core_.abandon();
+      absorb();
+      const BatchAction action = left(core_.abandon());
       if (action.slots.empty()) break;
       perform(action, lock);
     }
@@ -88,9 +97,9 @@ class BatchShell {
 
   /// Does what a polled action says. The lock is released while foreign code runs.
   void perform(const BatchAction& action, Lock& lock) noexcept {
-    Activity* activity = begin(action.slots);
+    Activity* activity = begin(action);
     if (driver_ != nullptr) driver_->taken(lock);
-    execute(action, *activity, lock);
+    execute(*activity, lock);
     // Still active: stop() waits for the model's end, and is refused from the model's destructor.
     if (stopping_ && active_ == activity && activity->next == nullptr) retire(lock);
     end(activity);
@@ -104,8 +113,7 @@ class BatchShell {
     Lock lock(mutex_);
     std::size_t ran = 0;
     while (ran == 0 || stopping_) {
-      reserve(lock);
-      const BatchAction action = core_.poll(now);
+      const BatchAction action = poll(now, lock);
       if (action.slots.empty()) break;
       if (action.kind == BatchAction::dispatch) ran = action.slots.size();
       perform(action, lock);
@@ -118,6 +126,8 @@ class BatchShell {
     const Ref<BatchShell> alive = Ref<BatchShell>::share(this);
     Lock lock(mutex_);
     if (is_active_thread()) return deadlock("drain");
+    inbox_.close();
+    absorb();
     core_.drain();
     room_.notify_all();
     if (driver_ != nullptr) driver_->wake_all(lock);
@@ -153,7 +163,7 @@ class BatchShell {
     if (first) {
       if (driver_ != nullptr) driver_->finish(lock, true);
       reserve(lock);
-      Activity* activity = begin({});
+      Activity* activity = begin(BatchAction{});
       retire(lock);
       end(activity);
       stopped_ = true;
@@ -171,13 +181,21 @@ class BatchShell {
   }
 
  protected:
-  BatchShell(const BatchLimits& limits, const HostContext& host, std::size_t activities)
-      : host_(host), core_(limits) {
+  /// `tickets`: as many as may be outstanding, below 2^24. `policy` may be null.
+  BatchShell(const BatchLimits& limits, std::size_t tickets, BatchPolicy* policy,
+             const HostContext& host, std::size_t activities)
+      : host_(host),
+        core_(limits, policy),
+        inbox_(tickets, core_.limits().queue_capacity,
+               core_.limits().max_batch_cost < kUnlimitedCost) {
     for (std::size_t i = 0; i < activities; ++i) idle_ = make_activity(idle_);
   }
   virtual ~BatchShell() = default;
-  /// Entered and left with `lock` held; owns what `action` hands out and releases it in the core.
-  virtual void execute(const BatchAction& action, Activity& activity, Lock& lock) noexcept = 0;
+  /// With the lock held: enters the request of a ticket into the core.
+  virtual void admit(std::uint32_t ticket) noexcept = 0;
+  /// Entered and left with `lock` held; owns what the activity's action hands out and releases it
+  /// in the core.
+  virtual void execute(Activity& activity, Lock& lock) noexcept = 0;
   /// Stopped, and nothing will run again: let go of the model. May release `lock` in between.
   virtual void retire(Lock& lock) noexcept = 0;
 
@@ -195,9 +213,16 @@ class BatchShell {
     return false;
   }
 
+  /// Requests may have left the queue: the inbox has room for others.
+  const BatchAction& left(const BatchAction& action) noexcept {
+    inbox_.set_waiting(core_.waiting());
+    return action;
+  }
+
   const HostContext host_;
   Mutex mutex_;
   BatchCore core_;
+  Inbox inbox_;
   CondVar room_;     // submitters that wait for room
   CondVar settled_;  // drain and stop
   std::unique_ptr<BatchDriver> driver_;
@@ -209,10 +234,17 @@ class BatchShell {
   }
   bool begin_stop(Lock& lock) noexcept {
     const bool first = !std::exchange(stopping_, true);
+    inbox_.close();
+    absorb();
     core_.stop();
     room_.notify_all();
     if (driver_ != nullptr) driver_->wake_all(lock);
     return first;
+  }
+  BatchAction poll(TimePoint now, Lock& lock) noexcept {
+    reserve(lock);
+    absorb();
+    return left(core_.poll(now));
   }
   TimePoint time() const noexcept { return stopping_ ? TimePoint::min() : clock().now(); }
   /// Makes sure of an Activity to perform with: more host threads than ever before may need
@@ -225,16 +257,20 @@ class BatchShell {
   }
   Activity* make_activity(Activity* next) {
     auto activity = std::make_unique<Activity>();
-    activity->slots.reserve(
-        std::min(core_.limits().max_batch_size, core_.limits().max_outstanding));
+    const std::size_t most =
+        std::min(core_.limits().max_batch_size, core_.limits().max_outstanding);
+    activity->slots.reserve(most);
+    activity->tickets.reserve(most);
     activity->next = next;
     activities_.push_back(std::move(activity));
     return activities_.back().get();
   }
-  Activity* begin(std::span<const SlotHandle> slots) noexcept {
+  Activity* begin(const BatchAction& action) noexcept {
     Activity* activity = std::exchange(idle_, idle_->next);
     activity->thread = this_thread_id();
-    activity->slots.assign(slots.begin(), slots.end());
+    activity->slots.assign(action.slots.begin(), action.slots.end());
+    activity->action = action;
+    activity->action.slots = activity->slots;
     activity->next = std::exchange(active_, activity);
     return activity;
   }

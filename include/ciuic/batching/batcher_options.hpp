@@ -8,6 +8,7 @@
 #include "ciuic/base/host_context.hpp"
 #include "ciuic/base/priority.hpp"
 #include "ciuic/batching/batch_limits.hpp"
+#include "ciuic/batching/request_terms.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 
@@ -17,6 +18,19 @@ enum class Overload : std::uint8_t {
   /// Wait for room, until the request's deadline or stop token ends the wait. From a callback or
   /// model it is `reject`. Without workers, another thread has to make the room.
   block,
+  /// Accept, and complete as `shed` whoever matters least: of the lowest priority that waits, at
+  /// most the new one's, the oldest request of the tenant that has most of them waiting. `reject`
+  /// when all that wait matter more, or what is full is `max_outstanding` or the tenant's own
+  /// bound.
+  shed,
+};
+
+/// What happens to a batch when the model throws or returns an error.
+enum class OnFailure : std::uint8_t {
+  fail_batch,  ///< its requests get the error
+  /// Halves are run again, and their halves, until only the culprits are left: for one among n, at
+  /// most 2·ceil(log2 n) more runs. For models without side effects, and deterministic ones.
+  bisect,
 };
 
 struct BatcherOptions {
@@ -33,6 +47,18 @@ struct BatcherOptions {
   /// that nothing starves. 0: priorities count for nothing; Duration::max(): they alone count.
   Duration priority_ageing{std::chrono::milliseconds(100)};
   Overload overload = Overload::reject;
+  OnFailure on_failure = OnFailure::fail_batch;
+  /// Tenants (`SubmitOptions::tenant`) that may have requests waiting at once. Above 1 they share
+  /// by cost: of two that always have something waiting, with costs of at most a and b, neither is
+  /// served more than a + b beyond the other. At most 4096.
+  std::size_t max_tenants = 1;
+  std::size_t max_queue_per_tenant = 0;  ///< of one tenant that may wait; 0 = no bound of its own
+  std::size_t max_groups = 1;  ///< only requests of one `SubmitOptions::group` share a batch
+  /// Bytes that batches that run may need together, as the policy forecasts them; 0 = no bound.
+  std::uint64_t memory_budget = 0;
+  /// Workers go to sleep so much before a batch is to close, and spin from there: microseconds of
+  /// CPU time per batch against the tens of microseconds by which sleepers wake up late.
+  Duration final_spin{0};
   /// Batches that may run at once, each on a thread of its own (or a task of `host.executor`).
   /// 0 = none: the host calls run_one().
   ///
@@ -48,8 +74,9 @@ struct BatcherOptions {
   HostContext host{};
 
   BatchLimits limits() const noexcept {
-    return {max_batch_size, min_batch_size,  max_batch_cost, max_queue_delay,
-            queue_capacity, max_outstanding, priority_ageing};
+    return {max_batch_size,       min_batch_size,  max_batch_cost,  max_queue_delay,
+            queue_capacity,       max_outstanding, priority_ageing, max_tenants,
+            max_queue_per_tenant, max_groups,      memory_budget};
   }
 };
 
@@ -57,6 +84,9 @@ struct BatcherOptions {
 inline Result<void> validate(const BatcherOptions& options) {
   if (options.workers > 1024) {
     return Error(ErrorCode::invalid_argument, "workers: wanted at most 1024");
+  }
+  if (options.final_spin < Duration{0}) {
+    return Error(ErrorCode::invalid_argument, "final_spin: wanted at least 0");
   }
   if (options.host.clock == nullptr) {
     return Error(ErrorCode::invalid_argument, "host.clock: wanted a clock, got null");
@@ -69,6 +99,8 @@ struct SubmitOptions {
   TimePoint deadline = kNever;         ///< on the host's clock
   std::uint64_t cost = 1;              ///< in the unit of `max_batch_cost`
   Priority priority = Priority::normal;
+  TenantId tenant = 0;           ///< on whose behalf; counts with `max_tenants` above 1
+  std::uint16_t group = 0;       ///< below `max_groups`
   std::stop_token stop_token{};  ///< cancels the request, also from another thread
 };
 

@@ -1,9 +1,12 @@
 // BatcherState: what a DynamicBatcher, its threads and its futures share.
 //
 // It is the completion pool of the answers and the shell around the core at once, so that a future
-// keeps alive all that it may have to touch. Requests lie in entries, by slot of the core. An entry
-// belongs to the lock while its request waits, to the batch while it runs, and to whoever took it
-// out otherwise; foreign code (models, callbacks, destructors) only runs with the lock released.
+// keeps alive all that it may have to touch. A request lies in the entry of its completion slot,
+// the ticket, from submit() until all let go of that slot. An entry belongs to the producer until
+// its ticket is in the inbox, to the lock while the request waits, to the batch while it runs, and
+// to whoever took it out otherwise; foreign code (models, callbacks, destructors) only runs with
+// the lock released. The core forgets a request before its promise lets go, so that a ticket never
+// names two requests at once.
 #pragma once
 
 #include <algorithm>
@@ -27,19 +30,25 @@ template <class Request, class Response>
 class BatcherState final : public CompletionPool<Response>, public BatchShell {
   using Pool = CompletionPool<Response>;
   using Entry = BatchEntry<Request, Response>;
-  using Slot = std::optional<Completion<Response>>;
+  using Ticket = std::uint32_t;
   static_assert(std::is_nothrow_move_constructible_v<Request>,
                 "a request must move without throwing; wrap it in a std::unique_ptr");
 
  public:
-  /// `options` must be valid.
-  BatcherState(BatchModel<Request, Response> model, const BatcherOptions& options)
+  /// `options` must be valid; a null `policy` is DelayPolicy.
+  BatcherState(BatchModel<Request, Response> model, const BatcherOptions& options,
+               std::unique_ptr<BatchPolicy> policy)
       : Pool(resolved(options.limits()).max_outstanding, options.host),
-        BatchShell(core_limits(options), options.host, options.workers + 4),
-        entries_(new Entry[core_.limits().max_outstanding]),
+        BatchShell(core_limits(options), Pool::capacity(), policy.get(), options.host,
+                   options.workers + 4),
+        policy_(std::move(policy)),
+        entries_(new Entry[Pool::capacity()]),
+        tickets_(core_.limits().max_outstanding),
         model_(std::move(model)),
         overload_(options.overload),
-        workers_(options.workers) {}
+        on_failure_(options.on_failure),
+        workers_(options.workers),
+        final_spin_(options.final_spin) {}
 
   /// Errors: `out_of_memory` when a thread does not start. Stop it then.
   Result<void> start() {
@@ -47,7 +56,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     if (host().executor != nullptr) {
       return drive(std::make_unique<ExecutorPump>(*this, *host().executor, workers_));
     }
-    return drive(std::make_unique<WorkerTeam>(*this, workers_));
+    return drive(std::make_unique<WorkerTeam>(*this, workers_, final_spin_));
   }
 
   void add_reference() noexcept override { Pool::add_reference(); }
@@ -60,33 +69,39 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
       return Future<Response>::failed(
           Error(ErrorCode::invalid_argument, "timeout: wanted at least 0"));
     }
+    if (options.stop_token.stop_requested()) return refuse_stopped();
     const RequestTerms terms{options.cost, options.priority,
-                             std::min(options.deadline, add_saturating(now, options.timeout))};
-    Slot slot;
-    Refusal why = Refusal::none;
-    if (!options.stop_token.stop_requested()) {
-      slot = Completion<Response>::make(*this);
-      why = enter(request, terms, now, slot);
+                             std::min(options.deadline, add_saturating(now, options.timeout)),
+                             options.tenant, options.group};
+    Future<Response> future;
+    Refusal why = refusal_in_any_case(terms, now);
+    if (why == Refusal::none) {
+      std::optional<Ticket> ticket = occupy(request, terms, now, future);
+      why = !ticket             ? Refusal::outstanding_full
+            : needs_lock(terms) ? enter(*ticket)
+                                : push(*ticket);
       if (is_full(why) && overload_ == Overload::block) {
-        why = enter_when_there_is_room(request, terms, options.stop_token, slot, why);
+        why = enter_when_there_is_room(request, terms, options.stop_token, ticket, future, why);
       }
+      if (why != Refusal::none && ticket) vacate(*ticket, future);
     }
-    if (why == Refusal::none && slot) {
-      slot->future.cancel_on(options.stop_token);
-      return std::move(slot->future);
+    if (why == Refusal::none) {
+      future.cancel_on(options.stop_token);
+      return future;
     }
-    if (slot) discard(*slot);
-    if (is_full(why) && options.stop_token.stop_requested()) why = Refusal::none;  // gave up
+    if (is_full(why) && options.stop_token.stop_requested()) return refuse_stopped();
     return refuse(why);
   }
 
   BatcherStats stats() const noexcept {
     BatcherStats stats = stats_.read();
+    stats.submitted = inbox_.accepted();
     stats.callbacks_failed = Pool::callbacks_failed();
+    stats.max_batch_size = core_.limits().max_batch_size;
     return stats;
   }
   Duration retry_after() const noexcept {
-    const BatcherStats now = stats_.read();
+    const BatcherStats now = stats();
     const auto ahead = now.pending() / core_.limits().max_batch_size / std::max(workers_, 1u) + 1;
     return std::max({Duration(std::chrono::milliseconds(1)), core_.limits().max_queue_delay,
                      now.mean_execution() * static_cast<std::int64_t>(ahead)});
@@ -102,31 +117,80 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     limits.max_outstanding = std::min(limits.max_outstanding + batches * batch, kMaxSlots);
     return limits;
   }
-  static bool is_full(Refusal why) noexcept {
-    return why == Refusal::queue_full || why == Refusal::outstanding_full;
-  }
-  static std::uint64_t tag_of(SlotHandle slot) noexcept {
-    return std::uint64_t{slot.generation} << 32 | slot.index;
-  }
-  static SlotHandle handle_of(std::uint64_t tag) noexcept {
-    return {static_cast<std::uint32_t>(tag), static_cast<std::uint32_t>(tag >> 32)};
-  }
-  static void discard(Completion<Response>& slot) noexcept {
-    slot.promise.let_go();
-    slot.future.detach();
-  }
 
   // --- submission -------------------------------------------------------------------------------
 
-  Refusal enter(Request& request, const RequestTerms& terms, TimePoint now, Slot& slot) noexcept {
-    Lock lock(mutex_);
-    const Admission admission = admit(request, terms, now, slot);
-    if (!admission) return admission.refusal;
-    if (!wake(lock)) fail_unrunnable(admission.slot);
+  /// What no room would change.
+  Refusal refusal_in_any_case(const RequestTerms& terms, TimePoint now) const noexcept {
+    const BatchLimits& limits = core_.limits();
+    if (inbox_.closed()) return Refusal::shutting_down;
+    if (terms.cost > limits.max_batch_cost) return Refusal::oversize;
+    if (terms.group >= limits.max_groups) return Refusal::unknown_group;
+    return terms.deadline <= now ? Refusal::expired : Refusal::none;
+  }
+  /// Has somebody to look at the queue to know whether this request may enter?
+  bool needs_lock(const RequestTerms& terms) const noexcept {
+    return core_.limits().max_tenants > 1 ||
+           core_.limits().max_queue_per_tenant < core_.limits().queue_capacity ||
+           (policy_ != nullptr && terms.deadline != kNever);
+  }
+  /// Takes a slot and puts the request there; nothing when none is free.
+  std::optional<Ticket> occupy(Request& request, const RequestTerms& terms, TimePoint now,
+                               Future<Response>& future) noexcept {
+    std::optional<Completion<Response>> slot = Completion<Response>::make(*this);
+    if (!slot) return std::nullopt;
+    const Ticket ticket = slot->promise.slot();
+    Entry& entry = entries_[ticket];
+    entry.request.emplace(std::move(request));
+    entry.terms = terms;
+    entry.arrival = now;
+    entry.slot = {};
+    entry.answered = false;
+    slot->promise.set_tag(ticket);
+    if (terms.deadline != kNever) {
+      entry.expiry = slot->promise.share();
+      entry.has_expiry.store(true, std::memory_order_relaxed);
+    }
+    entry.promise = std::move(slot->promise);
+    future = std::move(slot->future);
+    return ticket;
+  }
+  void vacate(Ticket ticket, Future<Response>& future) noexcept {
+    clear(entries_[ticket]);
+    future.detach();
+    entries_[ticket].promise.let_go();
+  }
+  Refusal push(Ticket ticket) noexcept {
+    const RequestTerms& terms = entries_[ticket].terms;
+    switch (inbox_.push(ticket, terms.cost, terms.deadline)) {
+      case Inbox::Pushed::due: {
+        Lock lock(mutex_);
+        absorb();
+        wake_for(ticket, lock);
+        return Refusal::none;
+      }
+      case Inbox::Pushed::full:
+        return overload_ == Overload::shed ? enter(ticket) : Refusal::queue_full;
+      case Inbox::Pushed::closed:
+        return Refusal::shutting_down;
+      case Inbox::Pushed::quietly:
+        break;
+    }
     return Refusal::none;
   }
+  /// The careful way in, under the lock.
+  Refusal enter(Ticket ticket) noexcept {
+    Lock lock(mutex_);
+    Refusal why = admit_now(ticket);
+    while (why == Refusal::queue_full && overload_ == Overload::shed && shed_for(ticket, lock)) {
+      why = admit_now(ticket);
+    }
+    if (why == Refusal::none) wake_for(ticket, lock);
+    return why;
+  }
   Refusal enter_when_there_is_room(Request& request, const RequestTerms& terms,
-                                   const std::stop_token& token, Slot& slot, Refusal why) noexcept {
+                                   const std::stop_token& token, std::optional<Ticket>& ticket,
+                                   Future<Response>& future, Refusal why) noexcept {
     const auto look_again = [this] {
       { Lock asleep(mutex_); }
       room_.notify_all();
@@ -135,73 +199,103 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     Lock lock(mutex_);
     if (is_active_thread()) return why;  // a worker that waits for room would wait for itself
     blocked_.fetch_add(1);
-    Admission admission;
     for (;;) {
-      if (!slot) slot = Completion<Response>::make(*this);
-      admission = admit(request, terms, clock().now(), slot);
-      if (!is_full(admission.refusal) || token.stop_requested()) break;
+      const TimePoint now = clock().now();
+      if (!ticket) ticket = occupy(request, terms, now, future);
+      if (ticket) {
+        entries_[*ticket].arrival = now;
+        why = admit_now(*ticket);
+      } else if (inbox_.closed()) {
+        why = Refusal::shutting_down;
+      } else if (terms.deadline <= now) {
+        why = Refusal::expired;
+      }
+      if (!is_full(why) || token.stop_requested()) break;
       clock().wait_until(room_, lock, terms.deadline);
     }
     blocked_.fetch_sub(1);
-    if (admission && !wake(lock)) fail_unrunnable(admission.slot);
-    return admission.refusal;
+    if (why == Refusal::none) wake_for(*ticket, lock);
+    return why;
   }
-  /// With the lock held.
-  Admission admit(Request& request, const RequestTerms& terms, TimePoint now, Slot& slot) noexcept {
-    if (!slot) {
-      const Refusal why = core_.refusal(now, terms);
-      return {{}, why == Refusal::none ? Refusal::outstanding_full : why};
+  /// With the lock held: what the core says, and in through the inbox, which bounds the queue.
+  Refusal admit_now(Ticket ticket) noexcept {
+    absorb();
+    const Entry& entry = entries_[ticket];
+    if (inbox_.closed()) return Refusal::shutting_down;
+    const Refusal why = core_.refusal(clock().now(), entry.terms);
+    if (why != Refusal::none) return why;
+    switch (inbox_.push(ticket, entry.terms.cost, entry.terms.deadline)) {
+      case Inbox::Pushed::full:
+        return Refusal::queue_full;
+      case Inbox::Pushed::closed:
+        return Refusal::shutting_down;
+      default:
+        absorb();
+        return Refusal::none;
     }
-    const Admission admission = core_.submit(now, terms);
-    if (!admission) return admission;
-    Entry& entry = entries_[admission.slot.index];
-    entry.request.emplace(std::move(request));
-    slot->promise.set_tag(tag_of(admission.slot));
-    if (terms.deadline != kNever) {
-      entry.expiry = slot->promise.share();
-      entry.has_expiry.store(true, std::memory_order_relaxed);
-    }
-    entry.promise = std::move(slot->promise);
-    stats_.add(StatsBoard::submitted);
-    return admission;
   }
-  /// Leaves `lock` released.
-  bool wake(Lock& lock) noexcept CIUIC_NO_THREAD_SAFETY_ANALYSIS {
-    if (driver_ != nullptr) return driver_->wake(lock);
+  void admit(Ticket ticket) noexcept override {
+    Entry& entry = entries_[ticket];
+    entry.slot = core_.enter(entry.arrival, entry.terms);
+    tickets_[entry.slot.index] = ticket;
+    inbox_.note_cost(entry.terms.cost);
+  }
+  /// Completes somebody else as shed; false when all that wait matter more. Lock held before and
+  /// after.
+  bool shed_for(Ticket ticket, Lock& lock) noexcept CIUIC_NO_THREAD_SAFETY_ANALYSIS {
+    const SlotHandle victim = core_.shed(entries_[ticket].terms.priority);
+    if (victim.index == kNoSlot) return false;
+    inbox_.set_waiting(core_.waiting());
+    const Ticket shed = tickets_[victim.index];
     lock.unlock();
+    answer(entries_[shed].promise, shed_, StatsBoard::shed);
+    finish({&victim, 1}, {&shed, 1}, lock);
     return true;
   }
-  void fail_unrunnable(SlotHandle slot) noexcept {
-    withdraw(slot, unrunnable_);
-    Lock lock(mutex_);
+  /// A ticket was absorbed. Leaves `lock` released.
+  void wake_for(Ticket ticket, Lock& lock) noexcept CIUIC_NO_THREAD_SAFETY_ANALYSIS {
+    if (driver_ == nullptr) return lock.unlock();
+    if (driver_->wake(lock)) return;
+    withdraw(ticket, unrunnable_);
+    lock.lock();
     driver_->taken(lock);  // others may have relied on the task that was refused
+    lock.unlock();
+  }
+  Future<Response> refuse_stopped() noexcept {
+    stats_.add(StatsBoard::rejected_cancelled);
+    return Future<Response>::failed(Error(ErrorCode::cancelled));
   }
   Future<Response> refuse(Refusal why) noexcept {
-    if (why == Refusal::none) {
-      stats_.add(StatsBoard::rejected_cancelled);
-      return Future<Response>::failed(Error(ErrorCode::cancelled));
-    }
     stats_.add(StatsBoard::rejected + static_cast<std::size_t>(why));
     return Future<Response>::failed(refusal_error(why));
   }
   Error refusal_error(Refusal why) const noexcept {
     const BatchLimits& limits = core_.limits();
-    const auto full = [&](const char* what, std::size_t bound) {
+    const auto retry = [&](ErrorCode code, std::string what) {
       const auto wait = std::chrono::ceil<std::chrono::milliseconds>(retry_after());
-      return Error(ErrorCode::queue_full,
-                   {what, ": all ", std::to_string(bound), " are in use; retry after ",
-                    std::to_string(wait.count()), " ms"});
+      return Error(code, {what, "; retry after ", std::to_string(wait.count()), " ms"});
+    };
+    const auto full = [&](const char* what, std::size_t bound) {
+      return retry(ErrorCode::queue_full,
+                   std::string(what) + ": all " + std::to_string(bound) + " are in use");
     };
     switch (why) {
       case Refusal::queue_full:
         return full("queue_capacity", limits.queue_capacity);
       case Refusal::outstanding_full:
         return full("max_outstanding", Pool::capacity());
+      case Refusal::tenant_full:
+        return full("max_queue_per_tenant", limits.max_queue_per_tenant);
       case Refusal::oversize:
         return Error(ErrorCode::oversize, {"cost: wanted at most max_batch_cost, ",
                                            std::to_string(limits.max_batch_cost)});
+      case Refusal::unknown_group:
+        return Error(ErrorCode::invalid_argument,
+                     {"group: wanted below max_groups, ", std::to_string(limits.max_groups)});
       case Refusal::expired:
         return Error(ErrorCode::expired, "deadline: already past at submission");
+      case Refusal::infeasible:
+        return retry(ErrorCode::infeasible, "deadline: the answer would most likely be late");
       case Refusal::none:
       case Refusal::shutting_down:
         break;
@@ -212,110 +306,192 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
   // --- taking back ------------------------------------------------------------------------------
 
   void on_cancelling() noexcept override { stats_.add(StatsBoard::cancelled); }
-  void on_cancelled(std::uint64_t tag) noexcept override { withdraw(handle_of(tag), shut_down_); }
+  void on_cancelled(std::uint64_t tag) noexcept override {
+    withdraw(static_cast<Ticket>(tag), shut_down_);
+  }
   void on_slot_freed() noexcept override {
     if (blocked_.load() == 0) return;
     { Lock asleep(mutex_); }
     room_.notify_all();
   }
-  /// Takes a request out if it still waits; `error` is for whoever still expects an answer.
-  void withdraw(SlotHandle slot, const Error& error) noexcept {
+  /// Takes a request out if it still waits; `error` is for whoever still expects an answer. Whoever
+  /// calls holds the ticket's slot.
+  void withdraw(Ticket ticket, const Error& error) noexcept {
     Lock lock(mutex_);
+    absorb();
+    const SlotHandle slot = entries_[ticket].slot;
     if (core_.cancel(slot) != SlotState::waiting) return;
+    inbox_.set_waiting(core_.waiting());
     lock.unlock();
-    answer(entries_[slot.index].promise, error, StatsBoard::failed);
-    clear(entries_[slot.index]);
-    lock.lock();
-    core_.release(slot);
-    if (blocked_.load() > 0) room_.notify_all();
+    answer(entries_[ticket].promise, error, StatsBoard::failed);
+    finish({&slot, 1}, {&ticket, 1}, lock);
     settled_.notify_all();
   }
+  /// Holds on to the slot.
   void answer(Promise<Response>& promise, const Error& error, std::size_t counter) noexcept {
-    if (!promise.claim()) return;
+    if (!promise.win()) return;
     stats_.add(counter);
-    promise.deliver(error);
+    if (promise.publish(error)) promise.wake();
   }
-  /// Makes an entry that is ours empty again.
+  /// Makes an entry that is ours empty again, but for the promise.
   static void clear(Entry& entry) noexcept {
     entry.request.reset();
-    entry.promise.let_go();
     if (entry.has_expiry.exchange(false)) entry.expiry.let_go();
+  }
+  /// The end of requests that are answered: entries empty, core, promises, in this order. Entered
+  /// without the lock, left with it.
+  void finish(std::span<const SlotHandle> slots, std::span<const Ticket> tickets,
+              Lock& lock) noexcept CIUIC_NO_THREAD_SAFETY_ANALYSIS {
+    for (const Ticket ticket : tickets) clear(entries_[ticket]);
+    lock.lock();
+    for (const SlotHandle slot : slots) core_.release(slot);
+    lock.unlock();
+    for (const Ticket ticket : tickets) entries_[ticket].promise.let_go();
+    lock.lock();
+    if (blocked_.load() > 0) room_.notify_all();
   }
 
   // --- what a driver's thread does ---------------------------------------------------------------
 
-  void execute(const BatchAction& action, Activity& activity,
-               Lock& lock) noexcept override CIUIC_NO_THREAD_SAFETY_ANALYSIS {
-    switch (action.kind) {
-      case BatchAction::dispatch:
-        note_batch(action.reason, activity.slots);
+  void execute(Activity& activity, Lock& lock) noexcept override CIUIC_NO_THREAD_SAFETY_ANALYSIS {
+    activity.tickets.clear();
+    for (const SlotHandle slot : activity.slots) activity.tickets.push_back(tickets_[slot.index]);
+    switch (activity.action.kind) {
+      case BatchAction::dispatch: {
+        note_batch(activity);
+        const BatchForecast forecast =
+            policy_ == nullptr ? BatchForecast{} : policy_->forecast(activity.action.shape);
         lock.unlock();
-        run(activity.slots);
-        break;
+        const BatchReport report = run(activity);
+        finish(activity.slots, activity.tickets, lock);
+        core_.finish(report, activity.action.reserved);
+        note_forecast(forecast, report);
+        return;
+      }
       case BatchAction::expire:
-        for (SlotHandle slot : activity.slots) expire(slot, lock);
+        for (std::size_t i = 0; i < activity.slots.size(); ++i) {
+          expire(activity.slots[i], activity.tickets[i], lock);
+        }
         return;
       default: {  // abandon
         const bool stopped = stopping();
         lock.unlock();
-        for (SlotHandle slot : activity.slots) {
-          answer(entries_[slot.index].promise, stopped ? shut_down_ : unrunnable_,
+        for (const Ticket ticket : activity.tickets) {
+          answer(entries_[ticket].promise, stopped ? shut_down_ : unrunnable_,
                  stopped ? StatsBoard::shut_down : StatsBoard::failed);
         }
-        break;
+        return finish(activity.slots, activity.tickets, lock);
       }
     }
-    for (SlotHandle slot : activity.slots) clear(entries_[slot.index]);
-    lock.lock();
-    for (SlotHandle slot : activity.slots) core_.release(slot);
-    if (blocked_.load() > 0) room_.notify_all();
   }
-  void note_batch(CloseReason reason, std::span<const SlotHandle> slots) noexcept {
+  void note_batch(const Activity& activity) noexcept {
     const TimePoint now = clock().now();
+    const BatchShape& shape = activity.action.shape;
     Duration waited{0};
-    for (SlotHandle slot : slots) waited += now - core_.arrival(slot);
-    stats_.add(StatsBoard::closed + static_cast<std::size_t>(reason));
-    stats_.add(StatsBoard::batched_requests, slots.size());
-    stats_.add(StatsBoard::wait_ns,
-               static_cast<std::uint64_t>(std::max(waited, Duration{0}).count()));
+    for (const SlotHandle slot : activity.slots) {
+      const Duration wait = std::max(now - core_.arrival(slot), Duration{0});
+      waited += wait;
+      stats_.wait.add(static_cast<std::uint64_t>(wait.count()));
+    }
+    stats_.add(StatsBoard::closed + static_cast<std::size_t>(activity.action.reason));
+    stats_.add(StatsBoard::batched_requests, shape.count);
+    stats_.add(StatsBoard::batched_cost, shape.cost);
+    stats_.add(StatsBoard::padded_cost, shape.count * shape.max_cost);
+    stats_.add(StatsBoard::wait_ns, waited);
+    stats_.batch_sizes.add(shape.count);
     if (blocked_.load() > 0) room_.notify_all();
   }
-  void run(std::span<SlotHandle> slots) noexcept {
-    std::size_t live = 0;  // what was cancelled on the way here need not be computed
-    for (std::size_t i = 0; i < slots.size(); ++i) {
-      if (entries_[slots[i].index].promise.cancelled()) continue;
-      if (live != i) std::rotate(&slots[live], &slots[i], &slots[i] + 1);
-      ++live;
-    }
-    if (live == 0) return;
-    Batch<Request, Response> batch(entries_.get(), slots.first(live), stats_);
+  void note_forecast(const BatchForecast& forecast, const BatchReport& report) noexcept {
+    if (!forecast.known || report.failed || report.out_of_memory) return;
+    const Duration error = forecast.mean - report.execution;
+    stats_.add(StatsBoard::forecasts);
+    stats_.add(StatsBoard::forecast_error_ns, error < Duration{0} ? -error : error);
+    stats_.add(StatsBoard::forecast_actual_ns, report.execution);
+  }
+  BatchReport run(Activity& activity) noexcept {
+    BatchReport report{.shape = activity.action.shape, .started = clock().now()};
+    run(activity.tickets, report);
+    report.execution = std::max(clock().now() - report.started, Duration{0});
+    return report;
+  }
+  /// Runs what is still wanted; after a failure, in halves if that may help.
+  void run(std::span<Ticket> tickets, BatchReport& report) noexcept {
+    tickets = front(tickets, [](const Entry& entry) { return !entry.promise.cancelled(); });
+    if (tickets.empty()) return;
+    Batch<Request, Response> batch(entries_.get(), tickets, stats_);
     const TimePoint begin = clock().now();
     Result<void> outcome;
     Result<void> guarded =
         call_guarded(ErrorCode::model_failed, "model", [&] { outcome = model_(batch); });
     if (!guarded) outcome = std::move(guarded);
+    batch.wake_all();
+    const Duration time = std::max(clock().now() - begin, Duration{0});
     stats_.add(StatsBoard::runs);
-    stats_.add(StatsBoard::execution_ns,
-               static_cast<std::uint64_t>(std::max(clock().now() - begin, Duration{0}).count()));
+    stats_.add(StatsBoard::execution_ns, time);
+    stats_.execution.add(static_cast<std::uint64_t>(time.count()));
+    report.memory_used = std::max(report.memory_used, batch.reported_memory());
+
+    const bool out_of_memory = !outcome && outcome.error().code() == ErrorCode::out_of_memory;
+    if (out_of_memory) stats_.add(StatsBoard::out_of_memory);
+    if (out_of_memory && tickets.size() > 1) {
+      if (!std::exchange(report.out_of_memory, true)) report.shape = {};
+    } else if (!outcome) {
+      report.failed = true;
+    } else if (report.out_of_memory && tickets.size() > report.shape.count) {
+      report.shape = shape_of(tickets);
+    }
+    tickets = front(tickets, [](const Entry& entry) { return !entry.answered; });
+    if (tickets.empty()) return;
+    if (!outcome && tickets.size() > 1 && (out_of_memory || on_failure_ == OnFailure::bisect)) {
+      stats_.add(StatsBoard::extra_runs, 2);
+      const std::size_t half = (tickets.size() + 1) / 2;
+      run(tickets.first(half), report);
+      return run(tickets.subspan(half), report);
+    }
     const Error& error = outcome ? unresolved_ : outcome.error();
-    for (std::size_t i = 0; i < live; ++i) {
-      if (!batch.resolved(i)) batch.reject(i, error);
+    for (const Ticket ticket : tickets) {
+      answer(entries_[ticket].promise, error, StatsBoard::failed);
     }
   }
-  /// Lock held before and after.
-  void expire(SlotHandle slot, Lock& lock) noexcept CIUIC_NO_THREAD_SAFETY_ANALYSIS {
-    Entry& entry = entries_[slot.index];
-    const SlotState state = core_.state(slot);
-    Promise<Response> late;  // of a request that runs: its own promise is the batch's
-    if (state == SlotState::running && entry.has_expiry.exchange(false)) {
-      late = std::move(entry.expiry);
+  /// Those that `wanted` holds for, brought to the front in order.
+  template <class Wanted>
+  std::span<Ticket> front(std::span<Ticket> tickets, Wanted wanted) const noexcept {
+    std::size_t kept = 0;
+    for (std::size_t i = 0; i < tickets.size(); ++i) {
+      if (!wanted(entries_[tickets[i]])) continue;
+      if (kept != i) std::rotate(&tickets[kept], &tickets[i], &tickets[i] + 1);
+      ++kept;
     }
+    return tickets.first(kept);
+  }
+  BatchShape shape_of(std::span<const Ticket> tickets) const noexcept {
+    BatchShape shape{.count = tickets.size()};
+    for (const Ticket ticket : tickets) {
+      shape.cost += entries_[ticket].terms.cost;
+      shape.max_cost = std::max(shape.max_cost, entries_[ticket].terms.cost);
+    }
+    return shape;
+  }
+  /// Lock held before and after.
+  void expire(SlotHandle slot, Ticket ticket, Lock& lock) noexcept CIUIC_NO_THREAD_SAFETY_ANALYSIS {
+    Entry& entry = entries_[ticket];
+    if (core_.state(slot) == SlotState::finished) {  // it waited: it is ours
+      lock.unlock();
+      answer(entry.promise, expired_, StatsBoard::expired);
+      return finish({&slot, 1}, {&ticket, 1}, lock);
+    }
+    // It runs, and its entry is the batch's but for this. Or the batch has ended while the lock was
+    // released for another of these slots: then the slot is free, and the entry somebody else's.
+    if (core_.state(slot) != SlotState::running || !entry.has_expiry.exchange(false)) return;
+    Promise<Response> late = std::move(entry.expiry);
     lock.unlock();
-    answer(state == SlotState::finished ? entry.promise : late, expired_, StatsBoard::expired);
-    if (state == SlotState::finished) clear(entry);
+    if (late.win()) {
+      stats_.add(StatsBoard::expired);
+      stats_.add(StatsBoard::late);
+      if (late.publish(expired_)) late.wake();
+    }
+    late.let_go();
     lock.lock();
-    if (state == SlotState::finished) core_.release(slot);
-    if (blocked_.load() > 0) room_.notify_all();
   }
   void retire(Lock& lock) noexcept override CIUIC_NO_THREAD_SAFETY_ANALYSIS {
     if (!model_) return;
@@ -327,12 +503,17 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
 
   const Error expired_{ErrorCode::expired, "deadline: passed before there was an answer"};
   const Error shut_down_{ErrorCode::shutting_down, "the batcher is stopping"};
+  const Error shed_{ErrorCode::shed, "the queue was full and another request took the place"};
   const Error unrunnable_{ErrorCode::queue_full, "the host's executor takes no more tasks"};
   const Error unresolved_{ErrorCode::contract_violation, "model: left this request unanswered"};
-  std::unique_ptr<Entry[]> entries_;
+  const std::unique_ptr<BatchPolicy> policy_;
+  const std::unique_ptr<Entry[]> entries_;  // by ticket
+  std::vector<Ticket> tickets_;             // by slot of the core
   BatchModel<Request, Response> model_;
   const Overload overload_;
+  const OnFailure on_failure_;
   const unsigned workers_;
+  const Duration final_spin_;
   Atomic<unsigned> blocked_{0};  // submitters that wait for room
   StatsBoard stats_;
 };

@@ -1,4 +1,4 @@
-// BatcherStats: what a batcher did so far, and the counters behind it.
+// BatcherStats: what a batcher did so far, as numbers and as a table.
 #pragma once
 
 #include <array>
@@ -6,36 +6,54 @@
 #include <cstdio>
 #include <numeric>
 #include <string>
+#include <utility>
 
-#include "ciuic/batching/batch_core.hpp"
+#include "ciuic/batching/batch_policy.hpp"
+#include "ciuic/batching/log_histogram.hpp"
+#include "ciuic/batching/request_terms.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 
 /// Counts since the batcher was made. Every accepted request ends in exactly one of `completed`,
-/// `failed`, `cancelled`, `expired` and `shut_down`; it is counted before its future is ready.
+/// `failed`, `cancelled`, `expired`, `shed` and `shut_down`; it is counted before its future is
+/// ready.
 struct BatcherStats {
   std::uint64_t submitted = 0;  ///< accepted
   std::uint64_t completed = 0;  ///< answered with a value
   std::uint64_t failed = 0;     ///< answered with the model's error, or for want of an answer
   std::uint64_t cancelled = 0;  ///< given up by the caller
   std::uint64_t expired = 0;    ///< deadline passed, waiting or running
+  std::uint64_t late = 0;       ///< of those, the ones that were running: work done for nothing
+  std::uint64_t shed = 0;       ///< given up under overload for another
   std::uint64_t shut_down = 0;  ///< still waiting at stop()
 
   struct Rejected {
-    std::uint64_t queue_full = 0, outstanding_full = 0, oversize = 0, expired = 0, cancelled = 0,
-                  shutting_down = 0, invalid = 0;
-    std::uint64_t total() const noexcept {
-      return queue_full + outstanding_full + oversize + expired + cancelled + shutting_down +
-             invalid;
+    std::array<std::uint64_t, kRefusals> by{};  ///< by Refusal
+    std::uint64_t cancelled = 0;                ///< its stop token was stopped
+    std::uint64_t invalid = 0;                  ///< bad arguments
+    std::uint64_t operator[](Refusal why) const noexcept {
+      return by[static_cast<std::size_t>(why)];
     }
-  } rejected;  ///< never accepted, by reason
+    std::uint64_t total() const noexcept {
+      return std::accumulate(by.begin(), by.end(), cancelled + invalid);
+    }
+  } rejected{};  ///< never accepted, by reason
 
   std::array<std::uint64_t, kCloseReasons> closed{};  ///< batches by CloseReason
   std::uint64_t batched_requests = 0;                 ///< requests in those batches
-  Duration total_wait{0};                             ///< arrival to dispatch, over all of them
-  std::uint64_t runs = 0;                             ///< calls of the model that have ended
-  Duration total_execution{0};                        ///< their time
-  std::uint64_t callbacks_failed = 0;                 ///< on_ready callbacks that threw
+  std::uint64_t batched_cost = 0;                     ///< sum of their costs
+  std::uint64_t padded_cost = 0;     ///< the same, were each request as long as its batch's longest
+  Duration total_wait{0};            ///< arrival to dispatch, over all of them
+  std::uint64_t runs = 0;            ///< calls of the model that have ended
+  Duration total_execution{0};       ///< their time
+  std::uint64_t extra_runs = 0;      ///< of those, the ones that bisection and splitting added
+  std::uint64_t out_of_memory = 0;   ///< runs that ran out of memory
+  std::uint64_t forecasts = 0;       ///< batches whose time the policy had foretold
+  Duration total_forecast_error{0};  ///< sum of |foretold - actual| over those
+  Duration total_forecast_actual{0};   ///< sum of their actual times
+  std::uint64_t callbacks_failed = 0;  ///< on_ready callbacks that threw
+  std::size_t max_batch_size = 0;      ///< as configured, for fill()
+  HistogramCounts wait_ns, execution_ns, batch_sizes;
 
   std::uint64_t batches() const noexcept {
     return std::accumulate(closed.begin(), closed.end(), std::uint64_t{0});
@@ -45,11 +63,19 @@ struct BatcherStats {
   }
   /// Accepted and not resolved yet.
   std::uint64_t pending() const noexcept {
-    return submitted - completed - failed - cancelled - expired - shut_down;
+    return submitted - completed - failed - cancelled - expired - shed - shut_down;
   }
-  double mean_batch() const noexcept {
-    return batches() == 0 ? 0.0
-                          : static_cast<double>(batched_requests) / static_cast<double>(batches());
+  double mean_batch() const noexcept { return ratio(batched_requests, batches()); }
+  /// The mean batch as a share of the largest, 0 … 1.
+  double fill() const noexcept { return ratio(batched_requests, batches() * max_batch_size); }
+  /// The share of a padded batch that is padding, 0 … 1.
+  double padding() const noexcept {
+    return padded_cost == 0 ? 0.0 : 1.0 - ratio(batched_cost, padded_cost);
+  }
+  /// How far the policy's forecasts are off, as a share of the actual time.
+  double forecast_error() const noexcept {
+    return ratio(static_cast<std::uint64_t>(total_forecast_error.count()),
+                 static_cast<std::uint64_t>(total_forecast_actual.count()));
   }
   Duration mean_wait() const noexcept {
     return total_wait / static_cast<std::int64_t>(batched_requests == 0 ? 1 : batched_requests);
@@ -57,24 +83,40 @@ struct BatcherStats {
   Duration mean_execution() const noexcept {
     return total_execution / static_cast<std::int64_t>(runs == 0 ? 1 : runs);
   }
+
+ private:
+  static double ratio(std::uint64_t part, std::uint64_t whole) noexcept {
+    return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
+  }
 };
 
-/// A table for people: requests, rejections, batches by close reason, means.
+constexpr std::string_view to_string(Refusal why) noexcept {
+  constexpr std::string_view kNames[kRefusals] = {"none",        "queue full", "outstanding full",
+                                                  "tenant full", "oversize",   "unknown group",
+                                                  "expired",     "infeasible", "shutting down"};
+  return kNames[static_cast<std::size_t>(why)];
+}
+
+/// A table for people: requests, rejections, batches by close reason, times.
 inline std::string to_string(const BatcherStats& stats) {
   std::string out;
-  const auto row = [&](const char* name, std::uint64_t value, const char* indent = "  ") {
-    char line[80];
-    std::snprintf(line, sizeof line, "%s%-18s %12llu\n", indent, name,
-                  static_cast<unsigned long long>(value));
+  const auto row = [&](std::string_view name, std::uint64_t value, const char* indent = "  ") {
+    char line[96];
+    std::snprintf(line, sizeof line, "%s%-20.*s %12llu\n", indent, static_cast<int>(name.size()),
+                  name.data(), static_cast<unsigned long long>(value));
     out += line;
   };
-  const auto mean = [&](const char* name, double value, const char* unit) {
-    char line[80];
-    std::snprintf(line, sizeof line, "  %-18s %12.3f %s\n", name, value, unit);
+  const auto figure = [&](const char* name, double value, const char* unit) {
+    char line[96];
+    std::snprintf(line, sizeof line, "  %-20s %12.3f %s\n", name, value, unit);
     out += line;
   };
-  const auto milliseconds = [](Duration d) {
-    return std::chrono::duration<double, std::milli>(d).count();
+  const auto times = [&](const char* name, Duration mean, const HistogramCounts& ns) {
+    char line[128];
+    std::snprintf(line, sizeof line, "  %-20s %12.3f ms   p50 %.3f   p99 %.3f\n", name,
+                  std::chrono::duration<double, std::milli>(mean).count(), ns.quantile(0.5) / 1e6,
+                  ns.quantile(0.99) / 1e6);
+    out += line;
   };
   out += "requests\n";
   row("submitted", stats.submitted);
@@ -82,85 +124,32 @@ inline std::string to_string(const BatcherStats& stats) {
   row("failed", stats.failed);
   row("cancelled", stats.cancelled);
   row("expired", stats.expired);
+  if (stats.late > 0) row("while running", stats.late, "    ");
+  if (stats.shed > 0) row("shed", stats.shed);
   row("shut down", stats.shut_down);
   row("rejected", stats.rejected.total());
-  const std::pair<const char*, std::uint64_t> rejections[] = {
-      {"queue full", stats.rejected.queue_full},
-      {"outstanding full", stats.rejected.outstanding_full},
-      {"oversize", stats.rejected.oversize},
-      {"expired", stats.rejected.expired},
-      {"cancelled", stats.rejected.cancelled},
-      {"shutting down", stats.rejected.shutting_down},
-      {"invalid", stats.rejected.invalid}};
-  for (const auto& [name, value] : rejections) {
-    if (value > 0) row(name, value, "    ");
+  for (std::size_t i = 0; i < kRefusals; ++i) {
+    if (stats.rejected.by[i] > 0)
+      row(to_string(static_cast<Refusal>(i)), stats.rejected.by[i], "    ");
   }
+  if (stats.rejected.cancelled > 0) row("cancelled", stats.rejected.cancelled, "    ");
+  if (stats.rejected.invalid > 0) row("invalid", stats.rejected.invalid, "    ");
   out += "batches\n";
   row("closed", stats.batches());
   for (std::size_t i = 0; i < kCloseReasons; ++i) {
     const std::string name = "by " + std::string(to_string(static_cast<CloseReason>(i)));
-    if (stats.closed[i] > 0) row(name.c_str(), stats.closed[i], "    ");
+    if (stats.closed[i] > 0) row(name, stats.closed[i], "    ");
   }
-  mean("mean size", stats.mean_batch(), "requests");
-  mean("mean wait", milliseconds(stats.mean_wait()), "ms");
-  mean("mean execution", milliseconds(stats.mean_execution()), "ms");
+  figure("mean size", stats.mean_batch(), "requests");
+  if (stats.max_batch_size > 0) figure("fill", 100.0 * stats.fill(), "%");
+  figure("padding if padded", 100.0 * stats.padding(), "%");
+  times("wait", stats.mean_wait(), stats.wait_ns);
+  times("execution", stats.mean_execution(), stats.execution_ns);
+  if (stats.extra_runs > 0) row("extra runs", stats.extra_runs);
+  if (stats.out_of_memory > 0) row("out of memory", stats.out_of_memory);
+  if (stats.forecasts > 0) figure("forecast error", 100.0 * stats.forecast_error(), "%");
   if (stats.callbacks_failed > 0) row("callbacks failed", stats.callbacks_failed);
   return out;
 }
-
-/// The counters: written by whoever does the work, read by anybody, without a lock.
-class StatsBoard {
- public:
-  enum Counter : std::size_t {
-    submitted,
-    completed,
-    failed,
-    cancelled,
-    expired,
-    shut_down,
-    batched_requests,
-    wait_ns,
-    runs,
-    execution_ns,
-    rejected_cancelled,
-    rejected_invalid,
-    rejected,               // by Refusal
-    closed = rejected + 6,  // by CloseReason
-    kCounters = closed + kCloseReasons,
-  };
-  void add(std::size_t counter, std::uint64_t n = 1) noexcept {
-    counters_[counter].fetch_add(n, std::memory_order_relaxed);
-  }
-  std::uint64_t get(std::size_t counter) const noexcept {
-    return counters_[counter].load(std::memory_order_relaxed);
-  }
-  BatcherStats read() const noexcept {
-    // Outcomes before acceptances, so that a reading never shows more ends than beginnings.
-    BatcherStats stats;
-    stats.completed = get(completed);
-    stats.failed = get(failed);
-    stats.cancelled = get(cancelled);
-    stats.expired = get(expired);
-    stats.shut_down = get(shut_down);
-    stats.runs = get(runs);
-    stats.total_execution = Duration(get(execution_ns));
-    stats.batched_requests = get(batched_requests);
-    stats.total_wait = Duration(get(wait_ns));
-    for (std::size_t i = 0; i < kCloseReasons; ++i) stats.closed[i] = get(closed + i);
-    const auto refused = [&](Refusal why) { return get(rejected + static_cast<std::size_t>(why)); };
-    stats.rejected = {.queue_full = refused(Refusal::queue_full),
-                      .outstanding_full = refused(Refusal::outstanding_full),
-                      .oversize = refused(Refusal::oversize),
-                      .expired = refused(Refusal::expired),
-                      .cancelled = get(rejected_cancelled),
-                      .shutting_down = refused(Refusal::shutting_down),
-                      .invalid = get(rejected_invalid)};
-    stats.submitted = get(submitted);
-    return stats;
-  }
-
- private:
-  std::array<Atomic<std::uint64_t>, kCounters> counters_{};
-};
 
 }  // namespace ciuic::inline CIUIC_ABI

@@ -27,6 +27,7 @@
 #include "ciuic/base/guarded.hpp"
 #include "ciuic/base/host_context.hpp"
 #include "ciuic/base/ref.hpp"
+#include "ciuic/batching/adaptive_spin.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 
@@ -141,9 +142,7 @@ class CompletionPool {
     Slot& slot = slots_[index];
     const std::uint32_t before = slot.flags.fetch_or(kReady, std::memory_order_acq_rel);
     if ((before & kContinuation) != 0) return run_continuation(index);
-    if ((before & kParked) == 0) return;
-    { Lock asleep(slot.mutex); }  // whoever set `parked` sleeps by now
-    slot.ready.notify_all();
+    if ((before & kParked) != 0) wake(index);
   }
   void run_continuation(std::uint32_t slot) noexcept {
     Function<void()> continuation = std::move(slots_[slot].continuation);
@@ -170,9 +169,25 @@ class CompletionPool {
     let_go(index);
   }
 
+  /// deliver() in three steps, for whoever answers many: makes the answer visible (true: somebody
+  /// sleeps for it), wakes, lets go.
+  bool publish_quietly(std::uint32_t index, Result<T>&& result) noexcept {
+    Slot& slot = slots_[index];
+    slot.result.emplace(std::move(result));
+    const std::uint32_t before = slot.flags.fetch_or(kReady, std::memory_order_acq_rel);
+    if ((before & kContinuation) != 0) run_continuation(index);
+    return (before & (kContinuation | kParked)) == kParked;
+  }
+  void wake(std::uint32_t index) noexcept {
+    Slot& slot = slots_[index];
+    { Lock asleep(slot.mutex); }  // whoever set `parked` sleeps by now
+    slot.ready.notify_all();
+  }
+
   // The consumer's side.
   void wait(std::uint32_t index, TimePoint until) noexcept {
     if (has(index, kReady)) return;
+    if (spin_.until([&] { return has(index, kReady); })) return;
     Slot& slot = slots_[index];
     Lock lock(slot.mutex);
     slot.flags.fetch_or(kParked, std::memory_order_acq_rel);
@@ -185,10 +200,12 @@ class CompletionPool {
     if (!claim(index)) return false;
     const Ref<CompletionPool> alive = Ref<CompletionPool>::share(this);
     const std::uint64_t tag = slots_[index].tag;
+    hold(index);  // a continuation may let go: the tag must not name another request meanwhile
     on_cancelling();
     slots_[index].result.emplace(Error(ErrorCode::cancelled));
     publish(index);
     on_cancelled(tag);
+    let_go(index);
     return true;
   }
   void drop(std::uint32_t index) noexcept {
@@ -219,6 +236,7 @@ class CompletionPool {
   const Clock* clock_;
   LogSink* log_;
   Atomic<std::uint64_t> callbacks_failed_{0};
+  AdaptiveSpin spin_;  // of consumers that wait
   alignas(64) Atomic<std::uint64_t> free_{kNone};
   alignas(64) Atomic<std::size_t> references_{1};
 };
@@ -260,6 +278,14 @@ class [[nodiscard]] Promise {
     std::exchange(pool_, nullptr)->deliver(slot_, std::move(result));
   }
   bool reject(Error error) noexcept { return resolve(Result<T>(std::move(error))); }
+  /// claim() that holds on also when lost.
+  bool win() noexcept { return pool_ != nullptr && pool_->claim(slot_); }
+  /// deliver() without letting go, so that the slot stays this request's; true: somebody sleeps and
+  /// is to be woken with wake(). End with let_go().
+  bool publish(Result<T> result) noexcept {
+    return pool_->publish_quietly(slot_, std::move(result));
+  }
+  void wake() noexcept { pool_->wake(slot_); }
   /// False once resolved through this promise or let go.
   bool valid() const noexcept { return pool_ != nullptr; }
   /// True when somebody else resolved the request: it need not be computed any more.
@@ -275,6 +301,8 @@ class [[nodiscard]] Promise {
   void let_go() noexcept {
     if (pool_ != nullptr) std::exchange(pool_, nullptr)->let_go(slot_);
   }
+  /// The slot's number, below the pool's capacity: this request's alone until all let go of it.
+  std::uint32_t slot() const noexcept { return slot_; }
   /// The name under which a cancellation is reported; set before the future is given away.
   void set_tag(std::uint64_t tag) noexcept { pool_->slots_[slot_].tag = tag; }
 

@@ -7,10 +7,12 @@
 //   ciuic::Result<Vector> vector = f.get();
 //
 // The model may also take a `ciuic::Batch<Request, Response>&` and resolve its requests one by one:
-// no copy, no allocation (batch.hpp). When a batch closes is told in batch_core.hpp, what a future
-// can do in future.hpp, who runs what in worker_team.hpp.
+// no copy, no allocation (batch.hpp). When a batch closes is told in batch_core.hpp and
+// batch_policy.hpp, what a future can do in future.hpp, who runs what in worker_team.hpp.
 #pragma once
 
+#include <concepts>
+#include <memory>
 #include <type_traits>
 #include <utility>
 
@@ -21,9 +23,9 @@ namespace ciuic::inline CIUIC_ABI {
 /// Batches requests for a model.
 ///
 /// Of every accepted request the future is resolved exactly once: with the model's answer or error,
-/// or as `expired`, `cancelled` or `shutting_down`. A model that throws, or returns an error, fails
-/// the requests of that batch that it has not resolved. With more than one worker the model is
-/// called from several threads at once.
+/// or as `expired`, `cancelled`, `shed` or `shutting_down`. A model that throws, or returns an
+/// error, fails the requests of that batch that it has not resolved. With more than one worker the
+/// model is called from several threads at once.
 ///
 /// The constructor does not fail: a batcher that could not start (bad options, no thread) answers
 /// every request with the reason, as does status(). `create` gives the reason at once.
@@ -42,21 +44,30 @@ class DynamicBatcher {
  public:
   template <class F>
   requires BatchFunction<F, Request, Response>
-  explicit DynamicBatcher(F model, const BatcherOptions& options = {}) noexcept {
-    Result<void> made = call_guarded(ErrorCode::internal, "batcher", [&] {
-      if (error_ = validate(options); !error_) return;
-      auto form = make_batch_model<Request, Response>(std::move(model));
-      state_ = Ref<State>::adopt(new State(std::move(form), options));
-      error_ = state_->start();
-    });
-    if (!made) error_ = std::move(made);
-    if (!error_) stop_now();
+  explicit DynamicBatcher(F model, const BatcherOptions& options = {}) noexcept
+      : DynamicBatcher(std::move(model), options, std::unique_ptr<BatchPolicy>()) {}
+  /// With a policy of another type, for example SloPolicy.
+  template <class F, class Policy>
+  requires BatchFunction<F, Request, Response> && std::derived_from<Policy, BatchPolicy>
+  DynamicBatcher(F model, const BatcherOptions& options, Policy policy)
+  noexcept {
+    std::unique_ptr<BatchPolicy> own;
+    error_ = call_guarded(ErrorCode::internal, "policy",
+                          [&] { own = std::make_unique<Policy>(std::move(policy)); });
+    if (error_) start(std::move(model), options, std::move(own));
   }
+  /// The same with a policy chosen at run time; null = DelayPolicy.
+  template <class F>
+  requires BatchFunction<F, Request, Response> DynamicBatcher(F model,
+                                                              const BatcherOptions& options,
+                                                              std::unique_ptr<BatchPolicy> policy)
+  noexcept { start(std::move(model), options, std::move(policy)); }
   /// Errors: `invalid_argument` names the option; `out_of_memory`, also for a thread.
   template <class F>
   requires BatchFunction<F, Request, Response>
-  static Result<DynamicBatcher> create(F model, const BatcherOptions& options = {}) noexcept {
-    DynamicBatcher batcher(std::move(model), options);
+  static Result<DynamicBatcher> create(F model, const BatcherOptions& options = {},
+                                       std::unique_ptr<BatchPolicy> policy = {}) noexcept {
+    DynamicBatcher batcher(std::move(model), options, std::move(policy));
     if (!batcher.error_) return batcher.error_.error();
     return batcher;
   }
@@ -75,7 +86,8 @@ class DynamicBatcher {
   const Result<void>& status() const noexcept { return error_; }
 
   /// Asks for an answer. A refusal is a future that is ready with the error: `queue_full` with a
-  /// hint when to try again, `oversize`, `expired`, `shutting_down`, `invalid_argument`.
+  /// hint when to try again, `oversize`, `expired`, `infeasible`, `shutting_down`,
+  /// `invalid_argument`.
   Future<Response> submit(Request request, const SubmitOptions& options = {}) noexcept {
     if (!error_) return Future<Response>::failed(error_.error());
     return state_->submit(std::move(request), options);
@@ -103,6 +115,17 @@ class DynamicBatcher {
   BatcherStats stats() const noexcept { return state_ ? state_->stats() : BatcherStats(); }
 
  private:
+  template <class F>
+  void start(F model, const BatcherOptions& options, std::unique_ptr<BatchPolicy> policy) noexcept {
+    Result<void> made = call_guarded(ErrorCode::internal, "batcher", [&] {
+      if (error_ = validate(options); !error_) return;
+      auto form = make_batch_model<Request, Response>(std::move(model));
+      state_ = Ref<State>::adopt(new State(std::move(form), options, std::move(policy)));
+      error_ = state_->start();
+    });
+    if (!made) error_ = std::move(made);
+    if (!error_) stop_now();
+  }
   static Error moved() noexcept {
     return Error(ErrorCode::invalid_argument, "batcher: it was moved from");
   }

@@ -31,7 +31,11 @@ class ExecutorPump final : public BatchDriver {
     ticks_.reserve(64);
   }
 
-  Result<void> start() override { return {}; }
+  Result<void> start() override {
+    Lock lock(shell_.mutex());
+    arrange(lock);  // the first request rings
+    return {};
+  }
   bool wake(Lock& lock) noexcept override CIUIC_NO_THREAD_SAFETY_ANALYSIS {
     const bool arranged = arrange(lock);
     lock.unlock();
@@ -65,17 +69,37 @@ class ExecutorPump final : public BatchDriver {
   /// Posts a pump when something is due and one more may run, or a tick for when something will be.
   /// False when the executor refused and nobody else will look at what waits in time.
   bool arrange(Lock& lock) noexcept {
-    if (shell_.stopping()) return true;
-    const TimePoint now = shell_.clock().now();
-    const bool busy = pumps_ >= workers_;
-    const TimePoint event = busy ? shell_.core().next_deadline() : shell_.core().next_event();
-    if (event == kNever) return true;
-    if (event <= now && !busy) {
-      if (post_pump(lock)) return true;
-    } else {
-      if (ticks_by(event) || post_tick(event, lock)) return true;
+    for (;;) {
+      shell_.absorb();
+      if (shell_.stopping()) return true;
+      BatchCore& core = shell_.core();
+      const TimePoint now = shell_.clock().now();
+      const bool busy = pumps_ >= workers_;
+      const BatchAction next = core.outlook();
+      const TimePoint event = busy ? core.next_deadline() : next.when;
+      bool taken_on = true;
+      if (event == kNever) {
+        // only a request can change that
+      } else if (event <= now && !busy) {
+        taken_on = post_pump(lock);
+      } else if (!ticks_by(event)) {
+        taken_on = post_tick(event, lock);
+      }
+      if (!taken_on && pumps_ == 0 && !ticks_by(event) && core.waiting() > 0) return false;
+      if (arm(lock)) return true;
     }
-    return pumps_ > 0 || ticks_by(event) || shell_.core().waiting() == 0;
+  }
+  /// The bell rings for what the pumps and ticks to come are too few or too late for.
+  bool arm(Lock&) noexcept {
+    BatchCore& core = shell_.core();
+    const TimePoint look = ticks_.empty() ? kNever : ticks_.back();
+    if (pumps_ >= workers_) return shell_.inbox().arm(Inbox::kNoCount, Inbox::kNoCost, look);
+    const BatchAction next = core.outlook();
+    if (next.when == TimePoint::min()) {  // a pump was posted: another for another full batch
+      return shell_.inbox().arm(core.limits().max_batch_size, Inbox::kNoCost, look);
+    }
+    return shell_.inbox().arm(next.wake_count - core.waiting(),
+                              next.wake_cost - core.waiting_cost(), std::min(look, next.when));
   }
   bool ticks_by(TimePoint event) const noexcept {
     return !ticks_.empty() && ticks_.back() <= event;

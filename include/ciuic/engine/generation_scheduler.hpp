@@ -129,6 +129,9 @@ class GenerationScheduler {
         return refuse(ErrorCode::oversize, "kv_memory: too small for the request");
       case Refusal::queue_full:
       case Refusal::outstanding_full:
+      case Refusal::tenant_full:  // this one and the next two: no tenants, groups or policy here
+      case Refusal::unknown_group:
+      case Refusal::infeasible:
         return refuse(
             ErrorCode::queue_full,
             "queue_capacity: " + std::to_string(limits_.queue_capacity) + " requests are waiting");
