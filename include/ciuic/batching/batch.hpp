@@ -29,17 +29,18 @@ struct BatchEntry {
   Promise<Response> expiry;        // the deadline's, when there is one
   Atomic<bool> has_expiry{false};  // whoever clears this owns `expiry`
   bool answered = false;           // by the model
-  bool sleeper = false;            // answered quietly: somebody is still to be woken
+  bool staged = false;             // its answer is there and nobody sees it yet
+  bool failed = false;             // and is an error
 };
 
 /// A view of the requests that run together, in the order they are served.
 ///
 /// The model resolves or rejects each one, in any order, at once or as results come; what it leaves
 /// unresolved gets `contract_violation`, or the model's own error. An answer is delivered when it
-/// is given: callbacks run inside resolve(). With `on_failure = bisect`, and after an
-/// out-of-memory, unresolved requests are shown to the model again, so it must not move from what
-/// it may fail on. Thread-safety: thread-compatible; different requests may be resolved from
-/// different threads.
+/// is given, callbacks run inside resolve(), but for resolve_at_end(). With `on_failure = bisect`,
+/// and after an out-of-memory, unresolved requests are shown to the model again, so it must not
+/// move from what it may fail on. Thread-safety: thread-compatible; different requests may be
+/// resolved from different threads.
 template <class Request, class Response>
 class Batch {
  public:
@@ -58,27 +59,25 @@ class Batch {
 
   /// False when the request was resolved before: by the model, a cancel or its deadline.
   bool resolve(std::size_t i, Result<Response> answer) noexcept {
-    if (!resolve_quietly(i, std::move(answer))) return false;
-    wake(i);
+    Entry& e = entry(i);
+    if (!e.promise.win()) return false;
+    e.answered = true;
+    stats_.add(answer ? StatsBoard::completed : StatsBoard::failed);
+    e.promise.publish(std::move(answer));
     return true;
   }
   bool reject(std::size_t i, Error error) noexcept {
     return resolve(i, Result<Response>(std::move(error)));
   }
-  /// resolve() for a model that answers many in a row: the answer is there, callbacks have run, but
-  /// threads that sleep for it go on sleeping until wake_all(), which who runs the batch calls at
-  /// the end in any case. A caller with several answers to wait for then wakes up once, not for
-  /// each.
-  bool resolve_quietly(std::size_t i, Result<Response> answer) noexcept {
+  /// resolve() for a model that answers many in a row: all these answers are delivered together
+  /// when the model returns, so that a caller who waits for several of them wakes up once.
+  bool resolve_at_end(std::size_t i, Result<Response> answer) noexcept {
     Entry& e = entry(i);
     if (!e.promise.win()) return false;
-    e.answered = true;
-    stats_.add(answer ? StatsBoard::completed : StatsBoard::failed);
-    e.sleeper = e.promise.publish(std::move(answer));
+    e.answered = e.staged = true;
+    e.failed = !answer;
+    e.promise.stage(std::move(answer));
     return true;
-  }
-  void wake_all() noexcept {
-    for (std::size_t i = 0; i < size(); ++i) wake(i);
   }
   /// True when nobody wants the answer any more: cancelled or expired.
   bool cancelled(std::size_t i) const noexcept {
@@ -96,9 +95,6 @@ class Batch {
 
  private:
   Entry& entry(std::size_t i) const noexcept { return entries_[tickets_[i]]; }
-  void wake(std::size_t i) noexcept {
-    if (std::exchange(entry(i).sleeper, false)) entry(i).promise.wake();
-  }
   Entry* entries_;
   std::span<const std::uint32_t> tickets_;
   StatsBoard& stats_;
@@ -111,7 +107,7 @@ using BatchModel = Function<Result<void>(Batch<Request, Response>&)>;
 
 /// Canonical form: resolves through the batch; returns nothing, or Result<void>.
 template <class F, class Request, class Response>
-concept CanonicalBatchFunction = std::invocable < F&,
+concept CanonicalBatchFunction = std::is_invocable_v < F&,
         Batch<Request, Response>
 & > ;
 /// Convenience form: a range of results, one for each request in order, or a Result of one. An
@@ -167,12 +163,11 @@ Result<void> run_convenience(F& function, Batch<Request, Response>& batch) {
     for (auto&& result : results) {
       using Element = std::remove_cvref_t<decltype(result)>;
       if constexpr (std::is_same_v<Element, Result<Response>>) {
-        batch.resolve_quietly(i++, std::move(result));
+        batch.resolve_at_end(i++, std::move(result));
       } else {
-        batch.resolve_quietly(i++, Response(std::move(result)));
+        batch.resolve_at_end(i++, Response(std::move(result)));
       }
     }
-    batch.wake_all();
     return {};
   };
   if constexpr (is_result<decltype(returned)>) {
@@ -186,9 +181,8 @@ Result<void> run_convenience(F& function, Batch<Request, Response>& batch) {
 }  // namespace detail
 
 /// Brings either form to the one that the batcher runs.
-template <class Request, class Response, class F>
-requires BatchFunction<F, Request, Response> BatchModel<Request, Response> make_batch_model(
-    F function) {
+template <class Request, class Response, BatchFunction<Request, Response> F>
+BatchModel<Request, Response> make_batch_model(F function) {
   if constexpr (CanonicalBatchFunction<F, Request, Response>) {
     using Returned = std::invoke_result_t<F&, Batch<Request, Response>&>;
     return

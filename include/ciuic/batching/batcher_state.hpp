@@ -145,7 +145,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     entry.terms = terms;
     entry.arrival = now;
     entry.slot = {};
-    entry.answered = false;
+    entry.answered = entry.staged = false;
     slot->promise.set_tag(ticket);
     if (terms.deadline != kNever) {
       entry.expiry = slot->promise.share();
@@ -198,7 +198,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     const std::stop_callback on_stop(token, look_again);
     Lock lock(mutex_);
     if (is_active_thread()) return why;  // a worker that waits for room would wait for itself
-    blocked_.fetch_add(1);
+    if (blocked_++ == 0) Pool::want_slots(true);
     for (;;) {
       const TimePoint now = clock().now();
       if (!ticket) ticket = occupy(request, terms, now, future);
@@ -213,7 +213,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
       if (!is_full(why) || token.stop_requested()) break;
       clock().wait_until(room_, lock, terms.deadline);
     }
-    blocked_.fetch_sub(1);
+    if (--blocked_ == 0) Pool::want_slots(false);
     if (why == Refusal::none) wake_for(*ticket, lock);
     return why;
   }
@@ -246,7 +246,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     const SlotHandle victim = core_.shed(entries_[ticket].terms.priority);
     if (victim.index == kNoSlot) return false;
     inbox_.set_waiting(core_.waiting());
-    const Ticket shed = tickets_[victim.index];
+    Ticket shed = tickets_[victim.index];
     lock.unlock();
     answer(entries_[shed].promise, shed_, StatsBoard::shed);
     finish({&victim, 1}, {&shed, 1}, lock);
@@ -310,7 +310,6 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     withdraw(static_cast<Ticket>(tag), shut_down_);
   }
   void on_slot_freed() noexcept override {
-    if (blocked_.load() == 0) return;
     { Lock asleep(mutex_); }
     room_.notify_all();
   }
@@ -331,24 +330,37 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
   void answer(Promise<Response>& promise, const Error& error, std::size_t counter) noexcept {
     if (!promise.win()) return;
     stats_.add(counter);
-    if (promise.publish(error)) promise.wake();
+    promise.publish(error);
   }
   /// Makes an entry that is ours empty again, but for the promise.
   static void clear(Entry& entry) noexcept {
     entry.request.reset();
-    if (entry.has_expiry.exchange(false)) entry.expiry.let_go();
+    if (entry.terms.deadline != kNever && entry.has_expiry.exchange(false)) entry.expiry.let_go();
   }
   /// The end of requests that are answered: entries empty, core, promises, in this order. Entered
-  /// without the lock, left with it.
-  void finish(std::span<const SlotHandle> slots, std::span<const Ticket> tickets,
+  /// without the lock, left with it. Uses `tickets` up.
+  void finish(std::span<const SlotHandle> slots, std::span<Ticket> tickets,
               Lock& lock) noexcept CIUIC_NO_THREAD_SAFETY_ANALYSIS {
     for (const Ticket ticket : tickets) clear(entries_[ticket]);
     lock.lock();
     for (const SlotHandle slot : slots) core_.release(slot);
     lock.unlock();
-    for (const Ticket ticket : tickets) entries_[ticket].promise.let_go();
+    std::size_t sleepers = 0;
+    // Newest first: who waits for the oldest of several finds the others there as well.
+    for (std::size_t i = tickets.size(); i-- > 0;) {
+      Entry& entry = entries_[tickets[i]];
+      if (!entry.staged) {
+        entry.promise.let_go();
+      } else if (entry.promise.publish_staged()) {
+        tickets[tickets.size() - ++sleepers] = tickets[i];
+      }
+    }
+    for (const Ticket ticket : tickets.last(sleepers)) {
+      entries_[ticket].promise.wake();
+      entries_[ticket].promise.let_go();
+    }
     lock.lock();
-    if (blocked_.load() > 0) room_.notify_all();
+    if (blocked_ > 0) room_.notify_all();
   }
 
   // --- what a driver's thread does ---------------------------------------------------------------
@@ -391,15 +403,15 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     for (const SlotHandle slot : activity.slots) {
       const Duration wait = std::max(now - core_.arrival(slot), Duration{0});
       waited += wait;
-      stats_.wait.add(static_cast<std::uint64_t>(wait.count()));
+      stats_.wait.add_locked(static_cast<std::uint64_t>(wait.count()));
     }
-    stats_.add(StatsBoard::closed + static_cast<std::size_t>(activity.action.reason));
-    stats_.add(StatsBoard::batched_requests, shape.count);
-    stats_.add(StatsBoard::batched_cost, shape.cost);
-    stats_.add(StatsBoard::padded_cost, shape.count * shape.max_cost);
-    stats_.add(StatsBoard::wait_ns, waited);
-    stats_.batch_sizes.add(shape.count);
-    if (blocked_.load() > 0) room_.notify_all();
+    stats_.add_locked(StatsBoard::closed + static_cast<std::size_t>(activity.action.reason));
+    stats_.add_locked(StatsBoard::batched_requests, shape.count);
+    stats_.add_locked(StatsBoard::batched_cost, shape.cost);
+    stats_.add_locked(StatsBoard::padded_cost, shape.count * shape.max_cost);
+    stats_.add_locked(StatsBoard::wait_ns, static_cast<std::uint64_t>(waited.count()));
+    stats_.batch_sizes.add_locked(shape.count);
+    if (blocked_ > 0) room_.notify_all();
   }
   void note_forecast(const BatchForecast& forecast, const BatchReport& report) noexcept {
     if (!forecast.known || report.failed || report.out_of_memory) return;
@@ -424,7 +436,6 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     Result<void> guarded =
         call_guarded(ErrorCode::model_failed, "model", [&] { outcome = model_(batch); });
     if (!guarded) outcome = std::move(guarded);
-    batch.wake_all();
     const Duration time = std::max(clock().now() - begin, Duration{0});
     stats_.add(StatsBoard::runs);
     stats_.add(StatsBoard::execution_ns, time);
@@ -440,9 +451,12 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     } else if (report.out_of_memory && tickets.size() > report.shape.count) {
       report.shape = shape_of(tickets);
     }
+    count_staged(tickets);
+    const std::span<Ticket> all = tickets;
     tickets = front(tickets, [](const Entry& entry) { return !entry.answered; });
     if (tickets.empty()) return;
     if (!outcome && tickets.size() > 1 && (out_of_memory || on_failure_ == OnFailure::bisect)) {
+      for (const Ticket ticket : all.subspan(tickets.size())) show(entries_[ticket]);
       stats_.add(StatsBoard::extra_runs, 2);
       const std::size_t half = (tickets.size() + 1) / 2;
       run(tickets.first(half), report);
@@ -452,6 +466,20 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     for (const Ticket ticket : tickets) {
       answer(entries_[ticket].promise, error, StatsBoard::failed);
     }
+  }
+  /// Answers are counted before anybody sees them.
+  void count_staged(std::span<const Ticket> tickets) noexcept {
+    std::uint64_t staged = 0, failed = 0;
+    for (const Ticket ticket : tickets) {
+      staged += entries_[ticket].staged;
+      failed += entries_[ticket].staged && entries_[ticket].failed;
+    }
+    if (staged > failed) stats_.add(StatsBoard::completed, staged - failed);
+    if (failed > 0) stats_.add(StatsBoard::failed, failed);
+  }
+  /// Does not keep an answer back until the rest of its batch has been tried again.
+  static void show(Entry& entry) noexcept {
+    if (std::exchange(entry.staged, false)) entry.promise.show_staged();
   }
   /// Those that `wanted` holds for, brought to the front in order.
   template <class Wanted>
@@ -488,7 +516,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     if (late.win()) {
       stats_.add(StatsBoard::expired);
       stats_.add(StatsBoard::late);
-      if (late.publish(expired_)) late.wake();
+      late.publish(expired_);
     }
     late.let_go();
     lock.lock();
@@ -514,7 +542,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
   const OnFailure on_failure_;
   const unsigned workers_;
   const Duration final_spin_;
-  Atomic<unsigned> blocked_{0};  // submitters that wait for room
+  unsigned blocked_ = 0;  // submitters that wait for room
   StatsBoard stats_;
 };
 

@@ -10,8 +10,9 @@
 //   continuation   a callback or coroutine is registered: run it
 //   the rest       how many promises and futures hold the slot; the last to let go frees it
 //
-// The pool counts its references (owners and busy slots), so futures outlive whoever made them.
-// Free slots form a stack, never a ring: a slot that is held for long holds up nobody.
+// Free slots form a stack, never a ring: a slot that is held for long holds up nobody. Futures
+// outlive whoever made them: when the last owner goes the pool retires, which closes the stack, and
+// the last busy slot takes the pool with it. So a request pays for no count of references.
 #pragma once
 
 #include <cassert>
@@ -55,7 +56,7 @@ class CompletionPool {
 
   void add_reference() noexcept { references_.fetch_add(1, std::memory_order_relaxed); }
   void drop_reference() noexcept {
-    if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+    if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) retire();
   }
 
  protected:
@@ -65,8 +66,13 @@ class CompletionPool {
   /// The consumer gave up the request that `tag` names, before anything else resolved it. Called
   /// once, outside all locks, on the cancelling thread.
   virtual void on_cancelled(std::uint64_t /*tag*/) noexcept {}
-  /// A slot was freed: acquire may succeed again. Called outside all locks, on any thread.
+  /// A wanted slot was freed: acquire may succeed again. Called outside all locks, on any thread.
   virtual void on_slot_freed() noexcept {}
+  /// From now on, or no more, on_slot_freed() is to be called. An acquire that fails after this is
+  /// followed by a call.
+  void want_slots(bool wanted) noexcept {
+    wanted ? free_.fetch_or(kWanted) : free_.fetch_and(~kWanted);
+  }
 
  private:
   template <class>
@@ -76,14 +82,19 @@ class CompletionPool {
 
   static constexpr std::uint32_t kClaimed = 1, kReady = 2, kParked = 4, kContinuation = 8,
                                  kHolder = 16;
-  static constexpr std::uint32_t kNone = 0xFFFFFFFFu;
+  static constexpr std::uint32_t kNone = 0xFFFFFF;
+  // The word of the free stack: its top, two flags, and a count of changes in the upper half, so
+  // that a stale pop fails.
+  static constexpr std::uint64_t kTop = 0xFFFFFF, kWanted = 1 << 24, kRetired = 1 << 25,
+                                 kChange = std::uint64_t{1} << 32;
+  static constexpr std::int64_t kInUse = std::int64_t{1} << 40;
 
   struct CancelOnStop {
     CompletionPool* pool;
     std::uint32_t slot;
     void operator()() const noexcept { pool->cancel(slot); }
   };
-  struct Slot {
+  struct alignas(64) Slot {
     Atomic<std::uint32_t> flags{2 * kHolder};
     Atomic<std::uint32_t> next_free{kNone};
     std::uint64_t tag = 0;
@@ -94,23 +105,46 @@ class CompletionPool {
     CondVar ready;
   };
 
-  // The free stack: the upper half of head_ counts changes, so that a stale pop fails.
   std::uint32_t acquire() noexcept {
-    std::uint64_t head = free_.load();  // in one order with the hearers of on_slot_freed
+    std::uint64_t head = free_.load(std::memory_order_acquire);
     for (;;) {
-      const auto slot = static_cast<std::uint32_t>(head);
+      const auto slot = static_cast<std::uint32_t>(head & kTop);
       if (slot == kNone) return kNone;
       const std::uint64_t next = slots_[slot].next_free.load(std::memory_order_relaxed);
-      if (free_.compare_exchange_weak(head, (((head >> 32) + 1) << 32) | next)) break;
+      if (free_.compare_exchange_weak(head, ((head & ~kTop) + kChange) | next)) return slot;
     }
-    add_reference();
-    return static_cast<std::uint32_t>(head);
   }
+  /// The pool may be gone afterwards.
   void push_free(std::uint32_t slot) noexcept {
     std::uint64_t head = free_.load(std::memory_order_relaxed);
-    do {
-      slots_[slot].next_free.store(static_cast<std::uint32_t>(head), std::memory_order_relaxed);
-    } while (!free_.compare_exchange_weak(head, (((head >> 32) + 1) << 32) | slot));
+    for (bool staying = false;;) {
+      if ((head & kRetired) != 0) {
+        if (staying) leave();
+        return leave();
+      }
+      if ((head & kWanted) != 0 && !std::exchange(staying, true)) {
+        keepers_.fetch_add(1, std::memory_order_relaxed);  // to be here for the call
+      }
+      slots_[slot].next_free.store(static_cast<std::uint32_t>(head & kTop),
+                                   std::memory_order_relaxed);
+      if (!free_.compare_exchange_weak(head, ((head & ~kTop) + kChange) | slot)) continue;
+      if (!staying) return;
+      on_slot_freed();
+      return leave();
+    }
+  }
+  /// No owner is left: whoever is the last to leave deletes the pool.
+  void retire() noexcept {
+    std::uint64_t head = free_.fetch_or(kRetired);
+    auto busy = static_cast<std::int64_t>(capacity_);
+    for (auto slot = static_cast<std::uint32_t>(head & kTop); slot != kNone;
+         slot = slots_[slot].next_free.load(std::memory_order_relaxed)) {
+      --busy;
+    }
+    leave(kInUse - busy);
+  }
+  void leave(std::int64_t keepers = 1) noexcept {
+    if (keepers_.fetch_sub(keepers, std::memory_order_acq_rel) == keepers) delete this;
   }
   void recycle(std::uint32_t index) noexcept {
     Slot& slot = slots_[index];
@@ -119,8 +153,6 @@ class CompletionPool {
     slot.continuation = nullptr;
     slot.flags.store(2 * kHolder, std::memory_order_relaxed);
     push_free(index);
-    on_slot_freed();
-    drop_reference();
   }
   void hold(std::uint32_t slot) noexcept {
     slots_[slot].flags.fetch_add(kHolder, std::memory_order_relaxed);
@@ -134,15 +166,44 @@ class CompletionPool {
   bool claim(std::uint32_t slot) noexcept {
     return (slots_[slot].flags.fetch_or(kClaimed, std::memory_order_acq_rel) & kClaimed) == 0;
   }
+  /// The same, and holds: in one step, because once it is resolved all may let go of it.
+  bool claim_and_hold(std::uint32_t slot) noexcept {
+    std::uint32_t flags = slots_[slot].flags.load(std::memory_order_relaxed);
+    do {
+      if ((flags & kClaimed) != 0) return false;
+    } while (!slots_[slot].flags.compare_exchange_weak(flags, (flags | kClaimed) + kHolder,
+                                                       std::memory_order_acq_rel));
+    return true;
+  }
   bool has(std::uint32_t slot, std::uint32_t flag) const noexcept {
     return (slots_[slot].flags.load(std::memory_order_acquire) & flag) != 0;
   }
   /// Makes the answer visible and tells whoever waits for it. The caller keeps the slot alive.
   void publish(std::uint32_t index) noexcept {
+    if (slots_[index].flags.fetch_or(kReady, std::memory_order_acq_rel) & (kParked | kContinuation))
+      tell(index);
+  }
+  /// publish() in two steps, for whoever publishes many: true when somebody is to be told. If not,
+  /// it also lets go.
+  bool publish_quietly(std::uint32_t index) noexcept {
     Slot& slot = slots_[index];
-    const std::uint32_t before = slot.flags.fetch_or(kReady, std::memory_order_acq_rel);
-    if ((before & kContinuation) != 0) return run_continuation(index);
-    if ((before & kParked) != 0) wake(index);
+    std::uint32_t flags = slot.flags.load(std::memory_order_relaxed);
+    while ((flags & (kParked | kContinuation)) == 0) {
+      if (!slot.flags.compare_exchange_weak(flags, (flags | kReady) - kHolder,
+                                            std::memory_order_acq_rel)) {
+        continue;
+      }
+      if (flags < 2 * kHolder) recycle(index);
+      return false;
+    }
+    slot.flags.fetch_or(kReady, std::memory_order_acq_rel);
+    return true;
+  }
+  void tell(std::uint32_t index) noexcept {
+    Slot& slot = slots_[index];
+    if (has(index, kContinuation)) return run_continuation(index);
+    { Lock asleep(slot.mutex); }  // whoever set `parked` sleeps by now
+    slot.ready.notify_all();
   }
   void run_continuation(std::uint32_t slot) noexcept {
     Function<void()> continuation = std::move(slots_[slot].continuation);
@@ -151,37 +212,6 @@ class CompletionPool {
     if (outcome) return;
     callbacks_failed_.fetch_add(1, std::memory_order_relaxed);
     if (log_ != nullptr) log_->write(LogLevel::warning, outcome.error().message());
-  }
-
-  // The producer's side.
-  void deliver(std::uint32_t index, Result<T>&& result) noexcept {  // after claim()
-    Slot& slot = slots_[index];
-    slot.result.emplace(std::move(result));
-    std::uint32_t flags = slot.flags.load(std::memory_order_relaxed);
-    while ((flags & (kParked | kContinuation)) == 0) {  // nobody to tell: publish and let go
-      if (slot.flags.compare_exchange_weak(flags, (flags | kReady) - kHolder,
-                                           std::memory_order_acq_rel)) {
-        if (flags < 2 * kHolder) recycle(index);
-        return;
-      }
-    }
-    publish(index);
-    let_go(index);
-  }
-
-  /// deliver() in three steps, for whoever answers many: makes the answer visible (true: somebody
-  /// sleeps for it), wakes, lets go.
-  bool publish_quietly(std::uint32_t index, Result<T>&& result) noexcept {
-    Slot& slot = slots_[index];
-    slot.result.emplace(std::move(result));
-    const std::uint32_t before = slot.flags.fetch_or(kReady, std::memory_order_acq_rel);
-    if ((before & kContinuation) != 0) run_continuation(index);
-    return (before & (kContinuation | kParked)) == kParked;
-  }
-  void wake(std::uint32_t index) noexcept {
-    Slot& slot = slots_[index];
-    { Lock asleep(slot.mutex); }  // whoever set `parked` sleeps by now
-    slot.ready.notify_all();
   }
 
   // The consumer's side.
@@ -197,10 +227,8 @@ class CompletionPool {
   }
   Result<T> take(std::uint32_t index) noexcept { return *std::move(slots_[index].result); }
   bool cancel(std::uint32_t index) noexcept {
-    if (!claim(index)) return false;
-    const Ref<CompletionPool> alive = Ref<CompletionPool>::share(this);
+    if (!claim_and_hold(index)) return false;  // till the end: the tag must name this request
     const std::uint64_t tag = slots_[index].tag;
-    hold(index);  // a continuation may let go: the tag must not name another request meanwhile
     on_cancelling();
     slots_[index].result.emplace(Error(ErrorCode::cancelled));
     publish(index);
@@ -209,7 +237,6 @@ class CompletionPool {
     return true;
   }
   void drop(std::uint32_t index) noexcept {
-    const Ref<CompletionPool> alive = Ref<CompletionPool>::share(this);
     if (!has(index, kReady) && claim(index)) {
       // A coroutine that is destroyed while it waits: the claim is ours, so nobody resumes it. Had
       // the claim been lost, whoever won it would resume the destroyed frame (see Future).
@@ -221,11 +248,13 @@ class CompletionPool {
   }
   /// `continuation` may own the consumer's side of this very slot.
   void continue_with(std::uint32_t index, Function<void()>&& continuation) noexcept {
-    const Ref<CompletionPool> alive = Ref<CompletionPool>::share(this);
     slots_[index].continuation = std::move(continuation);
     const std::uint32_t before =
         slots_[index].flags.fetch_or(kContinuation, std::memory_order_acq_rel);
-    if ((before & kReady) != 0) run_continuation(index);
+    if ((before & kReady) == 0) return;
+    hold(index);
+    run_continuation(index);
+    let_go(index);
   }
   void cancel_on(std::uint32_t index, std::stop_token token) noexcept {
     slots_[index].stop.emplace(std::move(token), CancelOnStop{this, index});
@@ -236,9 +265,10 @@ class CompletionPool {
   const Clock* clock_;
   LogSink* log_;
   Atomic<std::uint64_t> callbacks_failed_{0};
-  AdaptiveSpin spin_;  // of consumers that wait
+  AdaptiveSpin spin_;                     // of consumers that wait
+  Atomic<std::size_t> references_{1};     // owners
+  Atomic<std::int64_t> keepers_{kInUse};  // once retired: busy slots; and who is in a call
   alignas(64) Atomic<std::uint64_t> free_{kNone};
-  alignas(64) Atomic<std::size_t> references_{1};
 };
 
 /// The producer's side of one request. The first of resolve(), reject() and the consumer's cancel
@@ -263,29 +293,32 @@ class [[nodiscard]] Promise {
   /// Delivers the answer and lets go. False, and the answer is dropped, when the request was
   /// resolved before (cancelled, most likely) or this promise is empty.
   bool resolve(Result<T> result) noexcept {
-    if (!claim()) return false;
-    deliver(std::move(result));
-    return true;
-  }
-  /// resolve() in two steps, for whoever keeps books in between: the first claims the right to
-  /// answer (false: lost, and let go), the second answers.
-  bool claim() noexcept {
-    if (pool_ == nullptr || pool_->claim(slot_)) return pool_ != nullptr;
+    const bool won = win();
+    if (won) publish(std::move(result));
     let_go();
-    return false;
-  }
-  void deliver(Result<T> result) noexcept {
-    std::exchange(pool_, nullptr)->deliver(slot_, std::move(result));
+    return won;
   }
   bool reject(Error error) noexcept { return resolve(Result<T>(std::move(error))); }
-  /// claim() that holds on also when lost.
+  /// resolve() in steps, for whoever keeps books in between. win() claims the right to answer;
+  /// publish() answers; let_go() ends it.
   bool win() noexcept { return pool_ != nullptr && pool_->claim(slot_); }
-  /// deliver() without letting go, so that the slot stays this request's; true: somebody sleeps and
-  /// is to be woken with wake(). End with let_go().
-  bool publish(Result<T> result) noexcept {
-    return pool_->publish_quietly(slot_, std::move(result));
+  void publish(Result<T> result) noexcept {
+    stage(std::move(result));
+    show_staged();
   }
-  void wake() noexcept { pool_->wake(slot_); }
+  /// publish() in steps, for whoever answers many. stage() puts the answer there, unseen;
+  /// publish_staged() shows it: true, somebody sleeps and is to be woken with wake(), or false,
+  /// nobody does, and this promise let go.
+  void stage(Result<T> result) noexcept { pool_->slots_[slot_].result.emplace(std::move(result)); }
+  bool publish_staged() noexcept {
+    CompletionPool<T>* const pool = std::exchange(pool_, nullptr);  // first: it may be used again
+    if (!pool->publish_quietly(slot_)) return false;
+    pool_ = pool;
+    return true;
+  }
+  void wake() noexcept { pool_->tell(slot_); }
+  /// Shows it and holds on.
+  void show_staged() noexcept { pool_->publish(slot_); }
   /// False once resolved through this promise or let go.
   bool valid() const noexcept { return pool_ != nullptr; }
   /// True when somebody else resolved the request: it need not be computed any more.

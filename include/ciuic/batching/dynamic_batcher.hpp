@@ -42,29 +42,25 @@ class DynamicBatcher {
   using State = BatcherState<Request, Response>;
 
  public:
-  template <class F>
-  requires BatchFunction<F, Request, Response>
+  template <BatchFunction<Request, Response> F>
   explicit DynamicBatcher(F model, const BatcherOptions& options = {}) noexcept
       : DynamicBatcher(std::move(model), options, std::unique_ptr<BatchPolicy>()) {}
   /// With a policy of another type, for example SloPolicy.
-  template <class F, class Policy>
-  requires BatchFunction<F, Request, Response> && std::derived_from<Policy, BatchPolicy>
-  DynamicBatcher(F model, const BatcherOptions& options, Policy policy)
-  noexcept {
+  template <BatchFunction<Request, Response> F, std::derived_from<BatchPolicy> Policy>
+  DynamicBatcher(F model, const BatcherOptions& options, Policy policy) noexcept {
     std::unique_ptr<BatchPolicy> own;
     error_ = call_guarded(ErrorCode::internal, "policy",
                           [&] { own = std::make_unique<Policy>(std::move(policy)); });
     if (error_) start(std::move(model), options, std::move(own));
   }
   /// The same with a policy chosen at run time; null = DelayPolicy.
-  template <class F>
-  requires BatchFunction<F, Request, Response> DynamicBatcher(F model,
-                                                              const BatcherOptions& options,
-                                                              std::unique_ptr<BatchPolicy> policy)
-  noexcept { start(std::move(model), options, std::move(policy)); }
+  template <BatchFunction<Request, Response> F>
+  DynamicBatcher(F model, const BatcherOptions& options,
+                 std::unique_ptr<BatchPolicy> policy) noexcept {
+    start(std::move(model), options, std::move(policy));
+  }
   /// Errors: `invalid_argument` names the option; `out_of_memory`, also for a thread.
-  template <class F>
-  requires BatchFunction<F, Request, Response>
+  template <BatchFunction<Request, Response> F>
   static Result<DynamicBatcher> create(F model, const BatcherOptions& options = {},
                                        std::unique_ptr<BatchPolicy> policy = {}) noexcept {
     DynamicBatcher batcher(std::move(model), options, std::move(policy));

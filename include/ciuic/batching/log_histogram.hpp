@@ -65,6 +65,11 @@ class LogHistogram {
   void add(std::uint64_t value, std::uint64_t times = 1) noexcept {
     counts_[HistogramCounts::bucket_of(value)].fetch_add(times, std::memory_order_relaxed);
   }
+  /// add() to a histogram that is only written under one lock: cheaper.
+  void add_locked(std::uint64_t value) noexcept {
+    Atomic<std::uint64_t>& count = counts_[HistogramCounts::bucket_of(value)];
+    count.store(count.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  }
   HistogramCounts read() const noexcept {
     HistogramCounts counts;
     for (std::size_t i = 0; i < counts_.size(); ++i) {

@@ -44,6 +44,10 @@ class StatsBoard {
   void add(std::size_t counter, Duration d) noexcept {
     add(counter, static_cast<std::uint64_t>(std::max(d, Duration{0}).count()));
   }
+  /// add() to a counter that is only written under one lock: cheaper.
+  void add_locked(std::size_t counter, std::uint64_t n = 1) noexcept {
+    counters_[counter].store(get(counter) + n, std::memory_order_relaxed);
+  }
   LogHistogram wait, execution, batch_sizes;
 
   /// All but `submitted`, which the inbox counts. Outcomes are read before the reader looks at what
