@@ -135,7 +135,8 @@ class Context {
 struct Fiber {
   enum State : std::uint8_t { runnable, blocked, asleep, ended };
   State state = ended;
-  bool spinning = false;
+  bool spinning = false;  // lets everybody else go first
+  bool looping = false;   // has done nothing but look since it last did so
   std::int64_t priority = 0;
   bool (*ready)(const void*) = nullptr;  // blocked
   const void* on = nullptr;              // blocked or asleep
@@ -155,6 +156,7 @@ class Scheduler {
     now_ = TimePoint(std::chrono::seconds(1));
     started_ = alive_ = 0;
     lowest_ = 0;
+    idle_turns_ = 0;
     const std::uint64_t kind = random(4);
     walks_ = kind == 0;
     delays_stores_ = random(2) == 0;
@@ -188,7 +190,7 @@ class Scheduler {
     if (started_ == fibers_.size()) fibers_.push_back(std::make_unique<Fiber>());
     Fiber& fiber = *fibers_[started_];
     fiber.state = Fiber::runnable;
-    fiber.spinning = false;
+    fiber.spinning = fiber.looping = false;
     fiber.priority = static_cast<std::int64_t>(random(1u << 20)) + 16;
     fiber.stores.clear();
     fiber.body = std::move(body);
@@ -199,19 +201,21 @@ class Scheduler {
   }
 
   void step() noexcept {
-    if (++outcome_.steps > plan_.most_steps) fail("no end: a livelock");
+    if (++outcome_.steps > plan_.most_steps) fail("no end, a livelock:" + description());
+    if (outcome_.steps == 8 * plan_.steps) walks_ = true;  // strict priorities are not fair
     if (!plan_.punctual && random(16) == 0) now_ += Duration(random(1000));
     if (is_now(jumps_)) now_ = std::max(now_, std::min(next_timer(), now_ + kLongestJump));
     if (is_now(surprises_)) notify(nullptr, false);
+    if (!current().looping) idle_turns_ = 0;
     if (is_now(changes_)) current().priority = static_cast<std::int64_t>(random(15)) + 1;
     reschedule();
   }
   void spin() noexcept {
-    if (++outcome_.steps > plan_.most_steps) fail("no end: a livelock");
+    if (++outcome_.steps > plan_.most_steps) fail("no end, a livelock:" + description());
     Fiber& self = current();
     drain(self);
     self.priority = --lowest_;
-    self.spinning = true;
+    self.spinning = self.looping = true;
     reschedule();
     self.spinning = false;
   }
@@ -247,6 +251,7 @@ class Scheduler {
   static void drain(Fiber& fiber) noexcept {
     for (const DelayedStore& store : fiber.stores) store.commit(store.target, store.value);
     fiber.stores.clear();
+    fiber.looping = false;
   }
   void forget_stores(const void* target) noexcept {
     for (std::size_t i = 0; i < started_; ++i) {
@@ -303,24 +308,27 @@ class Scheduler {
   /// The fiber to go on with; -1 when there is none.
   int choose() noexcept {
     for (;;) {
-      int best = -1;
-      std::uint64_t runnable = 0;
-      bool all_spin = true;
-      for (std::size_t i = 0; i < started_; ++i) {
-        const Fiber& f = *fibers_[i];
-        if (!can_run(f)) continue;
-        all_spin = all_spin && f.spinning;
+      int best = -1, patient = -1;  // of all; of those who spin, who has not looked for longest
+      std::uint64_t runnable = 0, spinning = 0;
+      const auto before = [&](int a, int b) {
+        return b < 0 || fiber(a).priority > fiber(b).priority;
+      };
+      for (int i = 0; i < static_cast<int>(started_); ++i) {
+        if (!can_run(fiber(i))) continue;
         ++runnable;
-        const bool better =
-            walks_ ? random(runnable) == 0
-                   : best < 0 || f.priority > fibers_[static_cast<std::size_t>(best)]->priority;
-        if (better) best = static_cast<int>(i);
+        if (walks_ ? random(runnable) == 0 : before(i, best)) best = i;
+        if (!fiber(i).spinning) continue;
+        ++spinning;
+        if (before(i, patient)) patient = i;
       }
+      if (runnable > spinning) return best;
       const TimePoint timer = next_timer();
-      if (best >= 0 && !all_spin) return best;
-      if (best >= 0) {  // nothing but spinning: that takes time
+      if (runnable > 0) {  // once each of them has looked in vain, time passes
+        if (++idle_turns_ <= spinning) return patient;
+        idle_turns_ = 0;
         now_ = std::min(timer, now_ + std::chrono::microseconds(1));
-        return best;
+        if (timer <= now_) continue;
+        return patient;
       }
       if (timer == kNever) return -1;
       now_ = std::max(now_, timer);
@@ -345,7 +353,7 @@ class Scheduler {
       const Fiber& f = *fibers_[i];
       if (f.state == Fiber::ended) continue;
       text += " thread " + std::to_string(i) + ' ' +
-              (f.state == Fiber::asleep ? "sleeps" : f.what) + ';';
+              (f.state == Fiber::runnable ? "runs" : f.what) + ';';
     }
     return text;
   }
@@ -358,6 +366,7 @@ class Scheduler {
   std::vector<std::size_t> changes_, jumps_, surprises_;
   std::uint64_t random_ = 0;
   std::int64_t lowest_ = 0;
+  std::uint64_t idle_turns_ = 0;  // of spinning fibers, since anybody did anything else
   TimePoint now_{};
   int self_ = -1;
   bool running_ = false, walks_ = false, delays_stores_ = false;
