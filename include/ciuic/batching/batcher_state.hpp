@@ -249,6 +249,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     lock.unlock();
     answer(entries_[shed].promise, shed_, StatsBoard::shed);
     finish({&victim, 1}, {&shed, 1}, lock);
+    settled_.notify_all();  // it may have been the last, if the new one comes too late
     return true;
   }
   /// A ticket was absorbed. Leaves `lock` released.
