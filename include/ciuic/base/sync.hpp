@@ -14,6 +14,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <stop_token>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -164,6 +165,14 @@ inline void spin_pause() noexcept {
 #endif
 }
 inline void yield_thread() noexcept { std::this_thread::yield(); }
+/// How many pauses, then yields, a bounded spin loop takes.
+inline constexpr int kSpinPauses = 200, kSpinYields = 20;
+
+/// Cooperative cancellation.
+using StopToken = std::stop_token;
+using StopSource = std::stop_source;
+template <class F>
+using StopCallback = std::stop_callback<F>;
 
 /// A place where a test may make something fail or reorder threads. Nothing in production.
 constexpr bool fault_point(const char* /*name*/) noexcept { return false; }

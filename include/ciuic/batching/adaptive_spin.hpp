@@ -21,8 +21,8 @@ class AdaptiveSpin {
       credit_.store(credit <= -kSkip ? 1 : credit - 1, std::memory_order_relaxed);
       return false;
     }
-    for (int turn = 0; turn < kPauses + kYields; ++turn) {
-      turn < kPauses ? spin_pause() : yield_thread();
+    for (int turn = 0; turn < kSpinPauses + kSpinYields; ++turn) {
+      turn < kSpinPauses ? spin_pause() : yield_thread();
       if (!ready()) continue;
       if (credit < kMost) credit_.store(credit + 1, std::memory_order_relaxed);
       return true;
@@ -32,7 +32,7 @@ class AdaptiveSpin {
   }
 
  private:
-  static constexpr int kPauses = 200, kYields = 20, kSkip = 16, kMost = 4;
+  static constexpr int kSkip = 16, kMost = 4;
   Atomic<int> credit_{kMost};
 };
 

@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <stop_token>
 
 #include "ciuic/base/host_context.hpp"
 #include "ciuic/base/priority.hpp"
@@ -101,7 +100,7 @@ struct SubmitOptions {
   Priority priority = Priority::normal;
   TenantId tenant = 0;           ///< on whose behalf; counts with `max_tenants` above 1
   std::uint16_t group = 0;       ///< below `max_groups`
-  std::stop_token stop_token{};  ///< cancels the request, also from another thread
+  StopToken stop_token{};  ///< cancels the request, also from another thread
 };
 
 }  // namespace ciuic::inline CIUIC_ABI

@@ -13,7 +13,6 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <stop_token>
 #include <string>
 #include <utility>
 
@@ -189,13 +188,13 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     return why;
   }
   Refusal enter_when_there_is_room(Request& request, const RequestTerms& terms,
-                                   const std::stop_token& token, std::optional<Ticket>& ticket,
+                                   const StopToken& token, std::optional<Ticket>& ticket,
                                    Future<Response>& future, Refusal why) noexcept {
     const auto look_again = [this] {
       { Lock asleep(mutex_); }
       room_.notify_all();
     };
-    const std::stop_callback on_stop(token, look_again);
+    const StopCallback<decltype(look_again)> on_stop(token, look_again);
     Lock lock(mutex_);
     if (is_active_thread()) return why;  // a worker that waits for room would wait for itself
     if (blocked_++ == 0) Pool::want_slots(true);
@@ -250,6 +249,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     lock.unlock();
     answer(entries_[shed].promise, shed_, StatsBoard::shed);
     finish({&victim, 1}, {&shed, 1}, lock);
+    settled_.notify_all();  // it may have been the last, if the new one comes too late
     return true;
   }
   /// A ticket was absorbed. Leaves `lock` released.

@@ -20,7 +20,6 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <stop_token>
 #include <string_view>
 #include <type_traits>
 #include <utility>
@@ -100,7 +99,7 @@ class CompletionPool {
     std::uint64_t tag = 0;
     std::optional<Result<T>> result;
     Function<void()> continuation;
-    std::optional<std::stop_callback<CancelOnStop>> stop;
+    std::optional<StopCallback<CancelOnStop>> stop;
     Mutex mutex;  // for parking only
     CondVar ready;
   };
@@ -256,7 +255,7 @@ class CompletionPool {
     run_continuation(index);
     let_go(index);
   }
-  void cancel_on(std::uint32_t index, std::stop_token token) noexcept {
+  void cancel_on(std::uint32_t index, StopToken token) noexcept {
     slots_[index].stop.emplace(std::move(token), CancelOnStop{this, index});
   }
 

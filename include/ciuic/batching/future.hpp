@@ -4,7 +4,6 @@
 
 #include <coroutine>
 #include <optional>
-#include <stop_token>
 #include <type_traits>
 #include <utility>
 
@@ -43,7 +42,7 @@ class FutureSlot {
     return result;
   }
   bool cancel() noexcept { return pool_->cancel(slot_); }
-  void cancel_on(std::stop_token token) noexcept { pool_->cancel_on(slot_, std::move(token)); }
+  void cancel_on(StopToken token) noexcept { pool_->cancel_on(slot_, std::move(token)); }
   void detach() noexcept {
     if (pool_ == nullptr) return;
     std::exchange(pool_, nullptr)->let_go(slot_);
@@ -138,7 +137,7 @@ class [[nodiscard]] Future {
     error_.reset();
   }
   /// Cancels the request when `token` is stopped, on the stopping thread. Once per future.
-  void cancel_on(std::stop_token token) noexcept {
+  void cancel_on(StopToken token) noexcept {
     if (slot_.valid() && token.stop_possible()) slot_.cancel_on(std::move(token));
   }
 

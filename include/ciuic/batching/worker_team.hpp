@@ -175,7 +175,7 @@ class WorkerTeam final : public BatchDriver {
     const Clock& clock = shell_.clock();
     if (clock.now() < before_final_spin(action.when)) return false;
     Inbox& inbox = shell_.inbox();
-    const std::uint32_t seen = inbox.pushed();
+    const auto seen = static_cast<std::uint32_t>(inbox.drained());  // by the core, which said when
     lock.unlock();
     while (clock.now() < action.when && inbox.pushed() == seen && !inbox.closed()) spin_pause();
     lock.lock();
