@@ -414,8 +414,8 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     report.execution = std::max(clock().now() - report.started, Duration{0});
     return report;
   }
-  /// Runs what is still wanted; after a failure, in halves if that may help.
-  void run(std::span<Ticket> tickets, BatchReport& report) noexcept {
+  /// Runs what is still wanted; after a failure, in halves if that may help: `extra` runs.
+  void run(std::span<Ticket> tickets, BatchReport& report, bool extra = false) noexcept {
     tickets = front(tickets, [](const Entry& entry) { return !entry.promise.cancelled(); });
     if (tickets.empty()) return;
     Batch<Request, Response> batch(entries_.get(), tickets, stats_);
@@ -427,6 +427,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     batch.wake_all();
     const Duration time = std::max(clock().now() - begin, Duration{0});
     stats_.add(StatsBoard::runs);
+    if (extra) stats_.add(StatsBoard::extra_runs);
     stats_.add(StatsBoard::execution_ns, time);
     stats_.execution.add(static_cast<std::uint64_t>(time.count()));
     report.memory_used = std::max(report.memory_used, batch.reported_memory());
@@ -443,10 +444,9 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     tickets = front(tickets, [](const Entry& entry) { return !entry.answered; });
     if (tickets.empty()) return;
     if (!outcome && tickets.size() > 1 && (out_of_memory || on_failure_ == OnFailure::bisect)) {
-      stats_.add(StatsBoard::extra_runs, 2);
       const std::size_t half = (tickets.size() + 1) / 2;
-      run(tickets.first(half), report);
-      return run(tickets.subspan(half), report);
+      run(tickets.first(half), report, true);
+      return run(tickets.subspan(half), report, true);
     }
     const Error& error = outcome ? unresolved_ : outcome.error();
     for (const Ticket ticket : tickets) {
