@@ -285,7 +285,11 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
       case Refusal::outstanding_full:
         return full("max_outstanding", Pool::capacity());
       case Refusal::tenant_full:
-        return full("max_queue_per_tenant", limits.max_queue_per_tenant);
+        return retry(ErrorCode::queue_full,
+                     "tenant: max_queue_per_tenant, " +
+                         std::to_string(limits.max_queue_per_tenant) +
+                         ", of it wait, or max_tenants, " + std::to_string(limits.max_tenants) +
+                         ", others");
       case Refusal::oversize:
         return Error(ErrorCode::oversize, {"cost: wanted at most max_batch_cost, ",
                                            std::to_string(limits.max_batch_cost)});
