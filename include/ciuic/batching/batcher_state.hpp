@@ -74,23 +74,26 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
                              std::min(options.deadline, add_saturating(now, options.timeout)),
                              options.tenant, options.group};
     Future<Response> future;
+    std::optional<Ticket> ticket;
     Refusal why = refusal_in_any_case(terms, now);
     if (why == Refusal::none) {
-      std::optional<Ticket> ticket = occupy(request, terms, now, future);
+      ticket = occupy(request, terms, now, future);
       why = !ticket             ? Refusal::outstanding_full
             : needs_lock(terms) ? enter(*ticket)
                                 : push(*ticket);
       if (is_full(why) && overload_ == Overload::block) {
         why = enter_when_there_is_room(request, terms, options.stop_token, ticket, future, why);
       }
-      if (why != Refusal::none && ticket) vacate(*ticket, future);
     }
     if (why == Refusal::none) {
       future.cancel_on(options.stop_token);
       return future;
     }
-    if (is_full(why) && options.stop_token.stop_requested()) return refuse_stopped();
-    return refuse(why);
+    const bool stopped = is_full(why) && options.stop_token.stop_requested();
+    Future<Response> refused = stopped ? refuse_stopped() : refuse(why);
+    // Last: the callback of a victim may have destroyed the batcher, and the slot kept this alive.
+    if (ticket) vacate(*ticket, future);
+    return refused;
   }
 
   BatcherStats stats() const noexcept {
