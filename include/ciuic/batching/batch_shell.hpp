@@ -34,6 +34,9 @@ class BatchDriver {
   virtual void wake_all(Lock& lock) noexcept = 0;
   /// A polled action was taken; more may be due. May release `lock` in between.
   virtual void taken(Lock& lock) noexcept = 0;
+  /// A batch has ended on this thread, which will look for another if it is the driver's: what did
+  /// not fit beside that batch may be due. May release `lock` in between.
+  virtual void ended(Lock& lock) noexcept = 0;
   /// The core is stopped: threads end. `wait`: and are joined, `lock` being released meanwhile.
   virtual void finish(Lock& lock, bool wait) noexcept = 0;
 };
@@ -104,6 +107,7 @@ class BatchShell {
     if (stopping_ && active_ == activity && activity->next == nullptr) retire(lock);
     end(activity);
     settled_.notify_all();
+    if (driver_ != nullptr && action.kind == BatchAction::dispatch) driver_->ended(lock);
   }
 
   /// Expires what is late, then runs at most one batch, on this thread. `now` may not be ahead of

@@ -73,23 +73,26 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
                              std::min(options.deadline, add_saturating(now, options.timeout)),
                              options.tenant, options.group};
     Future<Response> future;
+    std::optional<Ticket> ticket;
     Refusal why = refusal_in_any_case(terms, now);
     if (why == Refusal::none) {
-      std::optional<Ticket> ticket = occupy(request, terms, now, future);
+      ticket = occupy(request, terms, now, future);
       why = !ticket             ? Refusal::outstanding_full
             : needs_lock(terms) ? enter(*ticket)
                                 : push(*ticket);
       if (is_full(why) && overload_ == Overload::block) {
         why = enter_when_there_is_room(request, terms, options.stop_token, ticket, future, why);
       }
-      if (why != Refusal::none && ticket) vacate(*ticket, future);
     }
     if (why == Refusal::none) {
       future.cancel_on(options.stop_token);
       return future;
     }
-    if (is_full(why) && options.stop_token.stop_requested()) return refuse_stopped();
-    return refuse(why);
+    const bool stopped = is_full(why) && options.stop_token.stop_requested();
+    Future<Response> refused = stopped ? refuse_stopped() : refuse(why);
+    // Last: the callback of a victim may have destroyed the batcher, and the slot kept this alive.
+    if (ticket) vacate(*ticket, future);
+    return refused;
   }
 
   BatcherStats stats() const noexcept {
@@ -285,7 +288,11 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
       case Refusal::outstanding_full:
         return full("max_outstanding", Pool::capacity());
       case Refusal::tenant_full:
-        return full("max_queue_per_tenant", limits.max_queue_per_tenant);
+        return retry(ErrorCode::queue_full,
+                     "tenant: max_queue_per_tenant, " +
+                         std::to_string(limits.max_queue_per_tenant) +
+                         ", of it wait, or max_tenants, " + std::to_string(limits.max_tenants) +
+                         ", others");
       case Refusal::oversize:
         return Error(ErrorCode::oversize, {"cost: wanted at most max_batch_cost, ",
                                            std::to_string(limits.max_batch_cost)});
@@ -426,8 +433,8 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     report.execution = std::max(clock().now() - report.started, Duration{0});
     return report;
   }
-  /// Runs what is still wanted; after a failure, in halves if that may help.
-  void run(std::span<Ticket> tickets, BatchReport& report) noexcept {
+  /// Runs what is still wanted; after a failure, in halves if that may help: `extra` runs.
+  void run(std::span<Ticket> tickets, BatchReport& report, bool extra = false) noexcept {
     tickets = front(tickets, [](const Entry& entry) { return !entry.promise.cancelled(); });
     if (tickets.empty()) return;
     Batch<Request, Response> batch(entries_.get(), tickets, stats_);
@@ -438,6 +445,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     if (!guarded) outcome = std::move(guarded);
     const Duration time = std::max(clock().now() - begin, Duration{0});
     stats_.add(StatsBoard::runs);
+    if (extra) stats_.add(StatsBoard::extra_runs);
     stats_.add(StatsBoard::execution_ns, time);
     stats_.execution.add(static_cast<std::uint64_t>(time.count()));
     report.memory_used = std::max(report.memory_used, batch.reported_memory());
@@ -457,10 +465,9 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     if (tickets.empty()) return;
     if (!outcome && tickets.size() > 1 && (out_of_memory || on_failure_ == OnFailure::bisect)) {
       for (const Ticket ticket : all.subspan(tickets.size())) show(entries_[ticket]);
-      stats_.add(StatsBoard::extra_runs, 2);
       const std::size_t half = (tickets.size() + 1) / 2;
-      run(tickets.first(half), report);
-      return run(tickets.subspan(half), report);
+      run(tickets.first(half), report, true);
+      return run(tickets.subspan(half), report, true);
     }
     const Error& error = outcome ? unresolved_ : outcome.error();
     for (const Ticket ticket : tickets) {

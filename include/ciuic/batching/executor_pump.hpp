@@ -45,6 +45,9 @@ class ExecutorPump final : public BatchDriver {
   void taken(Lock& lock) noexcept override {
     if (!arrange(lock)) shell_.hand_back(lock);
   }
+  void ended(Lock& lock) noexcept override {
+    if (pumps_ == 0) taken(lock);  // a pump goes on polling
+  }
   void finish(Lock&, bool) noexcept override { link_->cut(); }
 
  private:

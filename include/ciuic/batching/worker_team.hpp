@@ -58,6 +58,9 @@ class WorkerTeam final : public BatchDriver {
   void taken(Lock&) noexcept override {
     if (CondVar* sleeper = settle()) sleeper->notify_one();
   }
+  void ended(Lock& lock) noexcept override {
+    if (has_leader_) taken(lock);  // without one, this thread or a follower leads and looks itself
+  }
   void finish(Lock& lock, bool wait) noexcept override CIUIC_NO_THREAD_SAFETY_ANALYSIS {
     wake_all(lock);
     std::vector<Thread> threads = std::move(threads_);
