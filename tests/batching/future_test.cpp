@@ -16,7 +16,9 @@ using ciuic::testing::ManualClock;
 namespace {
 
 struct Pool : CompletionPool<std::unique_ptr<int>> {
-  using CompletionPool::CompletionPool;
+  Pool(std::size_t capacity, const HostContext& host) : CompletionPool(capacity, host) {
+    want_slots(true);
+  }
   void on_cancelled(std::uint64_t tag) noexcept override { cancelled.push_back(tag); }
   void on_slot_freed() noexcept override { ++freed; }
   std::vector<std::uint64_t> cancelled;

@@ -170,7 +170,7 @@ struct Trouble {
       if (n % 2 == 0)
         batch.resolve(i, ~batch[i]);
       else
-        batch.resolve_quietly(i, ~batch[i]);
+        batch.resolve_at_end(i, ~batch[i]);
     }
   }
 };

@@ -449,7 +449,7 @@ class BatcherWorld {
     const bool forgets = faults_ == Faults::some && dice_.chance(6);
     for (std::size_t i = forgets ? 1 : 0; i < batch.size(); ++i) {
       if (quietly) {
-        batch.resolve_quietly(i, answer_to(batch[i]));
+        batch.resolve_at_end(i, answer_to(batch[i]));
       } else {
         batch.resolve(i, answer_to(batch[i]));
       }
@@ -626,15 +626,15 @@ void promise_world(Dice& dice, const simulated::Plan&) {
         if (way == 0) {
           won += mine.resolve(1);
         } else if (way == 1) {
-          if (!mine.claim()) return;
+          if (!mine.win()) return mine.let_go();
           ++won;
-          mine.deliver(1);
+          mine.publish(1);
+          mine.let_go();
         } else if (way == 2) {
           if (mine.win()) {
             ++won;
-            const bool sleeps = mine.publish(1);
             hesitate(1);
-            if (sleeps) mine.wake();
+            mine.publish(1);
           }
           mine.let_go();
         }  // or it is dropped

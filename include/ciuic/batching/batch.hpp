@@ -20,14 +20,11 @@ namespace ciuic::inline CIUIC_ABI {
 
 /// Where one accepted request lies while it waits and runs: by the slot of its completion.
 template <class Request, class Response>
-struct BatchEntry {
+struct alignas(64) BatchEntry {
   std::optional<Request> request;
   RequestTerms terms{};
   TimePoint arrival{};
-  SlotHandle slot{};               // in the core; set under the batcher's lock
-  Promise<Response> promise;       // the batch's
-  Promise<Response> expiry;        // the deadline's, when there is one
-  Atomic<bool> has_expiry{false};  // whoever clears this owns `expiry`
+  Atomic<bool> has_expiry{false};  // the deadline holds the completion too: who clears it lets go
   bool answered = false;           // by the model
   bool staged = false;             // its answer is there and nobody sees it yet
   bool failed = false;             // and is an error
@@ -45,8 +42,9 @@ template <class Request, class Response>
 class Batch {
  public:
   using Entry = BatchEntry<Request, Response>;
-  Batch(Entry* entries, std::span<const std::uint32_t> tickets, StatsBoard& stats) noexcept
-      : entries_(entries), tickets_(tickets), stats_(stats) {}
+  Batch(CompletionPool<Response>& completions, Entry* entries,
+        std::span<const std::uint32_t> tickets, StatsBoard& stats) noexcept
+      : completions_(completions), entries_(entries), tickets_(tickets), stats_(stats) {}
   Batch(const Batch&) = delete;
   Batch& operator=(const Batch&) = delete;
 
@@ -59,11 +57,11 @@ class Batch {
 
   /// False when the request was resolved before: by the model, a cancel or its deadline.
   bool resolve(std::size_t i, Result<Response> answer) noexcept {
-    Entry& e = entry(i);
-    if (!e.promise.win()) return false;
-    e.answered = true;
+    if (!completions_.claim(tickets_[i])) return false;
+    entry(i).answered = true;
     stats_.add(answer ? StatsBoard::completed : StatsBoard::failed);
-    e.promise.publish(std::move(answer));
+    completions_.stage(tickets_[i], std::move(answer));
+    completions_.publish(tickets_[i]);
     return true;
   }
   bool reject(std::size_t i, Error error) noexcept {
@@ -72,16 +70,16 @@ class Batch {
   /// resolve() for a model that answers many in a row: all these answers are delivered together
   /// when the model returns, so that a caller who waits for several of them wakes up once.
   bool resolve_at_end(std::size_t i, Result<Response> answer) noexcept {
+    if (!completions_.claim(tickets_[i])) return false;
     Entry& e = entry(i);
-    if (!e.promise.win()) return false;
     e.answered = e.staged = true;
     e.failed = !answer;
-    e.promise.stage(std::move(answer));
+    completions_.stage(tickets_[i], std::move(answer));
     return true;
   }
   /// True when nobody wants the answer any more: cancelled or expired.
   bool cancelled(std::size_t i) const noexcept {
-    return !entry(i).answered && entry(i).promise.cancelled();
+    return !entry(i).answered && completions_.is_claimed(tickets_[i]);
   }
   /// True when this model answered it.
   bool resolved(std::size_t i) const noexcept { return entry(i).answered; }
@@ -95,8 +93,9 @@ class Batch {
 
  private:
   Entry& entry(std::size_t i) const noexcept { return entries_[tickets_[i]]; }
+  CompletionPool<Response>& completions_;
   Entry* entries_;
-  std::span<const std::uint32_t> tickets_;
+  std::span<const std::uint32_t> tickets_;  // also the slots of the completions
   StatsBoard& stats_;
   std::uint64_t memory_ = 0;
 };

@@ -225,7 +225,7 @@ class BatchCore {
   /// A running request is over: its deadline no longer counts, its slot stays taken.
   void complete(SlotHandle slot) noexcept {
     if (state(slot) != SlotState::running) return;
-    running_deadlines_.erase(slot.index);
+    if (nodes_[slot.index].deadline != kNever) running_deadlines_.erase(slot.index);
     nodes_[slot.index].state = SlotState::finished;
     --running_;
   }
@@ -511,7 +511,7 @@ class BatchCore {
     Group& group = groups_[node.group];
     queue_.erase(slot);
     arrivals_.erase(group.oldest, slot);
-    waiting_deadlines_.erase(slot);
+    if (node.deadline != kNever) waiting_deadlines_.erase(slot);
     if (next == SlotState::running) {
       ++running_;
       if (node.deadline != kNever) running_deadlines_.push(slot, node.deadline);

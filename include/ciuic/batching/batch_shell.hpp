@@ -72,7 +72,8 @@ class BatchShell {
 
   /// Moves what came into the core. With the lock held.
   void absorb() noexcept {
-    inbox_.drain([this](std::uint32_t ticket) { admit(ticket); });
+    inbox_.drain([this](std::uint32_t ticket) { expect(ticket); },
+                 [this](std::uint32_t ticket) { admit(ticket); });
     inbox_.set_waiting(core_.waiting());
   }
   /// For drivers: the core's poll() and expire(), on the host's clock, or without it once stopping.
@@ -195,6 +196,8 @@ class BatchShell {
     for (std::size_t i = 0; i < activities; ++i) idle_ = make_activity(idle_);
   }
   virtual ~BatchShell() = default;
+  /// The request of a ticket will be admitted, and most likely run, soon.
+  virtual void expect(std::uint32_t ticket) const noexcept = 0;
   /// With the lock held: enters the request of a ticket into the core.
   virtual void admit(std::uint32_t ticket) noexcept = 0;
   /// Entered and left with `lock` held; owns what the activity's action hands out and releases it

@@ -42,6 +42,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
                    options.workers + 4),
         policy_(std::move(policy)),
         entries_(new Entry[Pool::capacity()]),
+        core_slots_(Pool::capacity()),
         tickets_(core_.limits().max_outstanding),
         model_(std::move(model)),
         overload_(options.overload),
@@ -62,6 +63,8 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
   void drop_reference() noexcept override { Pool::drop_reference(); }
 
   Future<Response> submit(Request&& request, const SubmitOptions& options) noexcept {
+    inbox_.expect_push();
+    if (const Ticket likely = Pool::likely_slot(); likely < Pool::capacity()) expect(likely);
     const TimePoint now = clock().now();
     if (options.timeout < Duration{0}) {
       stats_.add(StatsBoard::rejected_invalid);
@@ -110,6 +113,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
   }
 
  private:
+  static constexpr std::size_t kMostPrefetched = 256;
   /// The core's slots are free again at the end of a batch, answers are taken before: the pool
   /// bounds what is outstanding, the core has room for the batches in between.
   static BatchLimits core_limits(const BatcherOptions& options) noexcept {
@@ -125,7 +129,6 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
   /// What no room would change.
   Refusal refusal_in_any_case(const RequestTerms& terms, TimePoint now) const noexcept {
     const BatchLimits& limits = core_.limits();
-    if (inbox_.closed()) return Refusal::shutting_down;
     if (terms.cost > limits.max_batch_cost) return Refusal::oversize;
     if (terms.group >= limits.max_groups) return Refusal::unknown_group;
     return terms.deadline <= now ? Refusal::expired : Refusal::none;
@@ -139,28 +142,25 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
   /// Takes a slot and puts the request there; nothing when none is free.
   std::optional<Ticket> occupy(Request& request, const RequestTerms& terms, TimePoint now,
                                Future<Response>& future) noexcept {
-    std::optional<Completion<Response>> slot = Completion<Response>::make(*this);
-    if (!slot) return std::nullopt;
-    const Ticket ticket = slot->promise.slot();
+    const Ticket ticket = Pool::acquire();
+    if (ticket == Pool::kNone) return std::nullopt;
     Entry& entry = entries_[ticket];
     entry.request.emplace(std::move(request));
     entry.terms = terms;
     entry.arrival = now;
-    entry.slot = {};
     entry.answered = entry.staged = false;
-    slot->promise.set_tag(ticket);
     if (terms.deadline != kNever) {
-      entry.expiry = slot->promise.share();
+      Pool::hold(ticket);
       entry.has_expiry.store(true, std::memory_order_relaxed);
     }
-    entry.promise = std::move(slot->promise);
-    future = std::move(slot->future);
+    Pool::set_tag(ticket, ticket);
+    future = Future<Response>(FutureSlot<Response>(*this, ticket));
     return ticket;
   }
   void vacate(Ticket ticket, Future<Response>& future) noexcept {
-    clear(entries_[ticket]);
+    clear(ticket);
     future.detach();
-    entries_[ticket].promise.let_go();
+    Pool::let_go(ticket);
   }
   Refusal push(Ticket ticket) noexcept {
     const RequestTerms& terms = entries_[ticket].terms;
@@ -236,10 +236,17 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
         return Refusal::none;
     }
   }
+  void expect(Ticket ticket) const noexcept override {
+    const char* entry = reinterpret_cast<const char*>(&entries_[ticket]);
+    for (std::size_t at = 0; at < std::min(sizeof(Entry), kMostPrefetched); at += 64) {
+      prefetch_to_write(entry + at);
+    }
+    Pool::expect(ticket);
+  }
   void admit(Ticket ticket) noexcept override {
     Entry& entry = entries_[ticket];
-    entry.slot = core_.enter(entry.arrival, entry.terms);
-    tickets_[entry.slot.index] = ticket;
+    core_slots_[ticket] = core_.enter(entry.arrival, entry.terms);
+    tickets_[core_slots_[ticket].index] = ticket;
     inbox_.note_cost(entry.terms.cost);
   }
   /// Completes somebody else as shed; false when all that wait matter more. Lock held before and
@@ -250,7 +257,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     inbox_.set_waiting(core_.waiting());
     Ticket shed = tickets_[victim.index];
     lock.unlock();
-    answer(entries_[shed].promise, shed_, StatsBoard::shed);
+    answer(shed, shed_, StatsBoard::shed);
     finish({&victim, 1}, {&shed, 1}, lock);
     settled_.notify_all();  // it may have been the last, if the new one comes too late
     return true;
@@ -288,11 +295,10 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
       case Refusal::outstanding_full:
         return full("max_outstanding", Pool::capacity());
       case Refusal::tenant_full:
-        return retry(ErrorCode::queue_full,
-                     "tenant: max_queue_per_tenant, " +
-                         std::to_string(limits.max_queue_per_tenant) +
-                         ", of it wait, or max_tenants, " + std::to_string(limits.max_tenants) +
-                         ", others");
+        return retry(ErrorCode::queue_full, "tenant: max_queue_per_tenant, " +
+                                                std::to_string(limits.max_queue_per_tenant) +
+                                                ", of it wait, or max_tenants, " +
+                                                std::to_string(limits.max_tenants) + ", others");
       case Refusal::oversize:
         return Error(ErrorCode::oversize, {"cost: wanted at most max_batch_cost, ",
                                            std::to_string(limits.max_batch_cost)});
@@ -325,46 +331,47 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
   void withdraw(Ticket ticket, const Error& error) noexcept {
     Lock lock(mutex_);
     absorb();
-    const SlotHandle slot = entries_[ticket].slot;
+    const SlotHandle slot = core_slots_[ticket];
     if (core_.cancel(slot) != SlotState::waiting) return;
     inbox_.set_waiting(core_.waiting());
     lock.unlock();
-    answer(entries_[ticket].promise, error, StatsBoard::failed);
+    answer(ticket, error, StatsBoard::failed);
     finish({&slot, 1}, {&ticket, 1}, lock);
     settled_.notify_all();
   }
   /// Holds on to the slot.
-  void answer(Promise<Response>& promise, const Error& error, std::size_t counter) noexcept {
-    if (!promise.win()) return;
+  void answer(Ticket ticket, const Error& error, std::size_t counter) noexcept {
+    if (!Pool::claim(ticket)) return;
     stats_.add(counter);
-    promise.publish(error);
+    Pool::stage(ticket, error);
+    Pool::publish(ticket);
   }
-  /// Makes an entry that is ours empty again, but for the promise.
-  static void clear(Entry& entry) noexcept {
+  /// Makes an entry that is ours empty again.
+  void clear(Ticket ticket) noexcept {
+    Entry& entry = entries_[ticket];
     entry.request.reset();
-    if (entry.terms.deadline != kNever && entry.has_expiry.exchange(false)) entry.expiry.let_go();
+    if (entry.terms.deadline != kNever && entry.has_expiry.exchange(false)) Pool::let_go(ticket);
   }
   /// The end of requests that are answered: entries empty, core, promises, in this order. Entered
   /// without the lock, left with it. Uses `tickets` up.
   void finish(std::span<const SlotHandle> slots, std::span<Ticket> tickets,
               Lock& lock) noexcept CIUIC_NO_THREAD_SAFETY_ANALYSIS {
-    for (const Ticket ticket : tickets) clear(entries_[ticket]);
+    for (const Ticket ticket : tickets) clear(ticket);
     lock.lock();
     for (const SlotHandle slot : slots) core_.release(slot);
     lock.unlock();
     std::size_t sleepers = 0;
     // Newest first: who waits for the oldest of several finds the others there as well.
     for (std::size_t i = tickets.size(); i-- > 0;) {
-      Entry& entry = entries_[tickets[i]];
-      if (!entry.staged) {
-        entry.promise.let_go();
-      } else if (entry.promise.publish_staged()) {
+      if (!entries_[tickets[i]].staged) {
+        Pool::let_go(tickets[i]);
+      } else if (Pool::publish_quietly(tickets[i])) {
         tickets[tickets.size() - ++sleepers] = tickets[i];
       }
     }
     for (const Ticket ticket : tickets.last(sleepers)) {
-      entries_[ticket].promise.wake();
-      entries_[ticket].promise.let_go();
+      Pool::tell(ticket);
+      Pool::let_go(ticket);
     }
     lock.lock();
     if (blocked_ > 0) room_.notify_all();
@@ -396,7 +403,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
         const bool stopped = stopping();
         lock.unlock();
         for (const Ticket ticket : activity.tickets) {
-          answer(entries_[ticket].promise, stopped ? shut_down_ : unrunnable_,
+          answer(ticket, stopped ? shut_down_ : unrunnable_,
                  stopped ? StatsBoard::shut_down : StatsBoard::failed);
         }
         return finish(activity.slots, activity.tickets, lock);
@@ -435,9 +442,9 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
   }
   /// Runs what is still wanted; after a failure, in halves if that may help: `extra` runs.
   void run(std::span<Ticket> tickets, BatchReport& report, bool extra = false) noexcept {
-    tickets = front(tickets, [](const Entry& entry) { return !entry.promise.cancelled(); });
+    tickets = front(tickets, [this](Ticket ticket) { return !Pool::is_claimed(ticket); });
     if (tickets.empty()) return;
-    Batch<Request, Response> batch(entries_.get(), tickets, stats_);
+    Batch<Request, Response> batch(*this, entries_.get(), tickets, stats_);
     const TimePoint begin = clock().now();
     Result<void> outcome;
     Result<void> guarded =
@@ -461,17 +468,17 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     }
     count_staged(tickets);
     const std::span<Ticket> all = tickets;
-    tickets = front(tickets, [](const Entry& entry) { return !entry.answered; });
+    tickets = front(tickets, [this](Ticket ticket) { return !entries_[ticket].answered; });
     if (tickets.empty()) return;
     if (!outcome && tickets.size() > 1 && (out_of_memory || on_failure_ == OnFailure::bisect)) {
-      for (const Ticket ticket : all.subspan(tickets.size())) show(entries_[ticket]);
+      for (const Ticket ticket : all.subspan(tickets.size())) show(ticket);
       const std::size_t half = (tickets.size() + 1) / 2;
       run(tickets.first(half), report, true);
       return run(tickets.subspan(half), report, true);
     }
     const Error& error = outcome ? unresolved_ : outcome.error();
     for (const Ticket ticket : tickets) {
-      answer(entries_[ticket].promise, error, StatsBoard::failed);
+      answer(ticket, error, StatsBoard::failed);
     }
   }
   /// Answers are counted before anybody sees them.
@@ -485,15 +492,15 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     if (failed > 0) stats_.add(StatsBoard::failed, failed);
   }
   /// Does not keep an answer back until the rest of its batch has been tried again.
-  static void show(Entry& entry) noexcept {
-    if (std::exchange(entry.staged, false)) entry.promise.show_staged();
+  void show(Ticket ticket) noexcept {
+    if (std::exchange(entries_[ticket].staged, false)) Pool::publish(ticket);
   }
   /// Those that `wanted` holds for, brought to the front in order.
   template <class Wanted>
   std::span<Ticket> front(std::span<Ticket> tickets, Wanted wanted) const noexcept {
     std::size_t kept = 0;
     for (std::size_t i = 0; i < tickets.size(); ++i) {
-      if (!wanted(entries_[tickets[i]])) continue;
+      if (!wanted(tickets[i])) continue;
       if (kept != i) std::rotate(&tickets[kept], &tickets[i], &tickets[i] + 1);
       ++kept;
     }
@@ -512,20 +519,20 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     Entry& entry = entries_[ticket];
     if (core_.state(slot) == SlotState::finished) {  // it waited: it is ours
       lock.unlock();
-      answer(entry.promise, expired_, StatsBoard::expired);
+      answer(ticket, expired_, StatsBoard::expired);
       return finish({&slot, 1}, {&ticket, 1}, lock);
     }
     // It runs, and its entry is the batch's but for this. Or the batch has ended while the lock was
     // released for another of these slots: then the slot is free, and the entry somebody else's.
     if (core_.state(slot) != SlotState::running || !entry.has_expiry.exchange(false)) return;
-    Promise<Response> late = std::move(entry.expiry);
     lock.unlock();
-    if (late.win()) {
+    if (Pool::claim(ticket)) {
       stats_.add(StatsBoard::expired);
       stats_.add(StatsBoard::late);
-      late.publish(expired_);
+      Pool::stage(ticket, expired_);
+      Pool::publish(ticket);
     }
-    late.let_go();
+    Pool::let_go(ticket);
     lock.lock();
   }
   void retire(Lock& lock) noexcept override CIUIC_NO_THREAD_SAFETY_ANALYSIS {
@@ -543,6 +550,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
   const Error unresolved_{ErrorCode::contract_violation, "model: left this request unanswered"};
   const std::unique_ptr<BatchPolicy> policy_;
   const std::unique_ptr<Entry[]> entries_;  // by ticket
+  std::vector<SlotHandle> core_slots_;      // of the core, by ticket
   std::vector<Ticket> tickets_;             // by slot of the core
   BatchModel<Request, Response> model_;
   const Overload overload_;

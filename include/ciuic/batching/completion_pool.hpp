@@ -26,6 +26,7 @@
 
 #include "ciuic/base/guarded.hpp"
 #include "ciuic/base/host_context.hpp"
+#include "ciuic/base/prefetch.hpp"
 #include "ciuic/base/ref.hpp"
 #include "ciuic/batching/adaptive_spin.hpp"
 
@@ -58,6 +59,75 @@ class CompletionPool {
     if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) retire();
   }
 
+  // The producer's side by slot: what a Promise does, for whoever answers many requests at once.
+
+  /// A free slot, held twice: by its producer and its consumer. `kNone` when all are busy.
+  std::uint32_t acquire() noexcept {
+    std::uint64_t head = free_.load(std::memory_order_acquire);
+    for (;;) {
+      const auto slot = static_cast<std::uint32_t>(head & kTop);
+      if (slot == kNone) return kNone;
+      const std::uint64_t next = slots_[slot].next_free.load(std::memory_order_relaxed);
+      if (free_.compare_exchange_weak(head, ((head & ~kTop) + kChange) | next)) return slot;
+    }
+  }
+  static constexpr std::uint32_t kNone = 0xFFFFFF;
+  /// The slot that acquire would most likely give; `capacity()` or more: none.
+  std::uint32_t likely_slot() const noexcept {
+    prefetch_to_write(&free_);
+    return static_cast<std::uint32_t>(free_.load(std::memory_order_relaxed) & kTop);
+  }
+  /// The slot is about to be resolved here.
+  void expect(std::uint32_t slot) const noexcept { prefetch_to_write(&slots_[slot]); }
+  /// The name under which a cancellation is reported; set before the future is given away.
+  void set_tag(std::uint32_t slot, std::uint64_t tag) noexcept { slots_[slot].tag = tag; }
+  /// One more, or one less, holds the slot; the last to let go frees it.
+  void hold(std::uint32_t slot) noexcept {
+    slots_[slot].flags.fetch_add(kHolder, std::memory_order_relaxed);
+  }
+  void let_go(std::uint32_t slot) noexcept {
+    const std::uint32_t before = slots_[slot].flags.fetch_sub(kHolder, std::memory_order_acq_rel);
+    if (before < 2 * kHolder) recycle(slot);
+  }
+
+  /// True for exactly one caller in the life of a request: that one writes the answer.
+  bool claim(std::uint32_t slot) noexcept {
+    return (slots_[slot].flags.fetch_or(kClaimed, std::memory_order_acq_rel) & kClaimed) == 0;
+  }
+  bool is_claimed(std::uint32_t slot) const noexcept { return has(slot, kClaimed); }
+  /// Puts the answer there, unseen. After claim().
+  void stage(std::uint32_t slot, Result<T>&& result) noexcept {
+    slots_[slot].result.emplace(std::move(result));
+  }
+  /// Makes the answer visible and tells whoever waits for it. The caller keeps the slot alive.
+  void publish(std::uint32_t index) noexcept {
+    if (slots_[index].flags.fetch_or(kReady, std::memory_order_acq_rel) & (kParked | kContinuation))
+      tell(index);
+  }
+  /// publish() in two steps, for whoever publishes many: true when somebody is to be told. If not,
+  /// it also lets go.
+  bool publish_quietly(std::uint32_t index) noexcept {
+    Slot& slot = slots_[index];
+    std::uint32_t flags = slot.flags.load(std::memory_order_relaxed);
+    while ((flags & (kParked | kContinuation)) == 0) {
+      if (!slot.flags.compare_exchange_weak(flags, (flags | kReady) - kHolder,
+                                            std::memory_order_acq_rel)) {
+        continue;
+      }
+      if (flags < 2 * kHolder) recycle(index);
+      return false;
+    }
+    slot.flags.fetch_or(kReady, std::memory_order_acq_rel);
+    return true;
+  }
+  /// Wakes the consumer, or runs its continuation.
+  void tell(std::uint32_t index) noexcept {
+    Slot& slot = slots_[index];
+    if (has(index, kContinuation)) return run_continuation(index);
+    { Lock asleep(slot.mutex); }  // whoever set `parked` sleeps by now
+    slot.ready.notify_all();
+  }
+
  protected:
   virtual ~CompletionPool() = default;
   /// A cancel has won: to be counted before the future is ready. Followed by on_cancelled().
@@ -81,7 +151,6 @@ class CompletionPool {
 
   static constexpr std::uint32_t kClaimed = 1, kReady = 2, kParked = 4, kContinuation = 8,
                                  kHolder = 16;
-  static constexpr std::uint32_t kNone = 0xFFFFFF;
   // The word of the free stack: its top, two flags, and a count of changes in the upper half, so
   // that a stale pop fails.
   static constexpr std::uint64_t kTop = 0xFFFFFF, kWanted = 1 << 24, kRetired = 1 << 25,
@@ -104,15 +173,6 @@ class CompletionPool {
     CondVar ready;
   };
 
-  std::uint32_t acquire() noexcept {
-    std::uint64_t head = free_.load(std::memory_order_acquire);
-    for (;;) {
-      const auto slot = static_cast<std::uint32_t>(head & kTop);
-      if (slot == kNone) return kNone;
-      const std::uint64_t next = slots_[slot].next_free.load(std::memory_order_relaxed);
-      if (free_.compare_exchange_weak(head, ((head & ~kTop) + kChange) | next)) return slot;
-    }
-  }
   /// The pool may be gone afterwards.
   void push_free(std::uint32_t slot) noexcept {
     std::uint64_t head = free_.load(std::memory_order_relaxed);
@@ -153,19 +213,7 @@ class CompletionPool {
     slot.flags.store(2 * kHolder, std::memory_order_relaxed);
     push_free(index);
   }
-  void hold(std::uint32_t slot) noexcept {
-    slots_[slot].flags.fetch_add(kHolder, std::memory_order_relaxed);
-  }
-  void let_go(std::uint32_t slot) noexcept {
-    const std::uint32_t before = slots_[slot].flags.fetch_sub(kHolder, std::memory_order_acq_rel);
-    if (before < 2 * kHolder) recycle(slot);
-  }
-
-  /// True for exactly one caller in the life of a request: that one writes the answer.
-  bool claim(std::uint32_t slot) noexcept {
-    return (slots_[slot].flags.fetch_or(kClaimed, std::memory_order_acq_rel) & kClaimed) == 0;
-  }
-  /// The same, and holds: in one step, because once it is resolved all may let go of it.
+  /// claim() that also holds: in one step, because once it is resolved all may let go of it.
   bool claim_and_hold(std::uint32_t slot) noexcept {
     std::uint32_t flags = slots_[slot].flags.load(std::memory_order_relaxed);
     do {
@@ -176,33 +224,6 @@ class CompletionPool {
   }
   bool has(std::uint32_t slot, std::uint32_t flag) const noexcept {
     return (slots_[slot].flags.load(std::memory_order_acquire) & flag) != 0;
-  }
-  /// Makes the answer visible and tells whoever waits for it. The caller keeps the slot alive.
-  void publish(std::uint32_t index) noexcept {
-    if (slots_[index].flags.fetch_or(kReady, std::memory_order_acq_rel) & (kParked | kContinuation))
-      tell(index);
-  }
-  /// publish() in two steps, for whoever publishes many: true when somebody is to be told. If not,
-  /// it also lets go.
-  bool publish_quietly(std::uint32_t index) noexcept {
-    Slot& slot = slots_[index];
-    std::uint32_t flags = slot.flags.load(std::memory_order_relaxed);
-    while ((flags & (kParked | kContinuation)) == 0) {
-      if (!slot.flags.compare_exchange_weak(flags, (flags | kReady) - kHolder,
-                                            std::memory_order_acq_rel)) {
-        continue;
-      }
-      if (flags < 2 * kHolder) recycle(index);
-      return false;
-    }
-    slot.flags.fetch_or(kReady, std::memory_order_acq_rel);
-    return true;
-  }
-  void tell(std::uint32_t index) noexcept {
-    Slot& slot = slots_[index];
-    if (has(index, kContinuation)) return run_continuation(index);
-    { Lock asleep(slot.mutex); }  // whoever set `parked` sleeps by now
-    slot.ready.notify_all();
   }
   void run_continuation(std::uint32_t slot) noexcept {
     Function<void()> continuation = std::move(slots_[slot].continuation);
@@ -215,6 +236,7 @@ class CompletionPool {
 
   // The consumer's side.
   void wait(std::uint32_t index, TimePoint until) noexcept {
+    prefetch_to_write(&slots_[index]);
     if (has(index, kReady)) return;
     if (spin_.until([&] { return has(index, kReady); })) return;
     Slot& slot = slots_[index];
@@ -302,28 +324,13 @@ class [[nodiscard]] Promise {
   /// publish() answers; let_go() ends it.
   bool win() noexcept { return pool_ != nullptr && pool_->claim(slot_); }
   void publish(Result<T> result) noexcept {
-    stage(std::move(result));
-    show_staged();
+    pool_->stage(slot_, std::move(result));
+    pool_->publish(slot_);
   }
-  /// publish() in steps, for whoever answers many. stage() puts the answer there, unseen;
-  /// publish_staged() shows it: true, somebody sleeps and is to be woken with wake(), or false,
-  /// nobody does, and this promise let go.
-  void stage(Result<T> result) noexcept { pool_->slots_[slot_].result.emplace(std::move(result)); }
-  bool publish_staged() noexcept {
-    CompletionPool<T>* const pool = std::exchange(pool_, nullptr);  // first: it may be used again
-    if (!pool->publish_quietly(slot_)) return false;
-    pool_ = pool;
-    return true;
-  }
-  void wake() noexcept { pool_->tell(slot_); }
-  /// Shows it and holds on.
-  void show_staged() noexcept { pool_->publish(slot_); }
   /// False once resolved through this promise or let go.
   bool valid() const noexcept { return pool_ != nullptr; }
   /// True when somebody else resolved the request: it need not be computed any more.
-  bool cancelled() const noexcept {
-    return pool_ != nullptr && pool_->has(slot_, CompletionPool<T>::kClaimed);
-  }
+  bool cancelled() const noexcept { return pool_ != nullptr && pool_->is_claimed(slot_); }
   /// A second promise of the same request, for another thread: the first to resolve decides.
   Promise share() const noexcept {
     pool_->hold(slot_);
@@ -333,10 +340,8 @@ class [[nodiscard]] Promise {
   void let_go() noexcept {
     if (pool_ != nullptr) std::exchange(pool_, nullptr)->let_go(slot_);
   }
-  /// The slot's number, below the pool's capacity: this request's alone until all let go of it.
-  std::uint32_t slot() const noexcept { return slot_; }
-  /// The name under which a cancellation is reported; set before the future is given away.
-  void set_tag(std::uint64_t tag) noexcept { pool_->slots_[slot_].tag = tag; }
+  /// See CompletionPool.
+  void set_tag(std::uint64_t tag) noexcept { pool_->set_tag(slot_, tag); }
 
  private:
   template <class U>

@@ -19,8 +19,10 @@ class FutureSlot {
   /// A fresh slot of `pool`, whose producer's side the caller must take; empty when all are busy.
   static FutureSlot acquire(CompletionPool<T>& pool) noexcept {
     const std::uint32_t slot = pool.acquire();
-    return slot == CompletionPool<T>::kNone ? FutureSlot() : FutureSlot(&pool, slot);
+    return slot == CompletionPool<T>::kNone ? FutureSlot() : FutureSlot(pool, slot);
   }
+  /// Takes over the consumer's hold of an acquired slot.
+  FutureSlot(CompletionPool<T>& pool, std::uint32_t slot) noexcept : pool_(&pool), slot_(slot) {}
   FutureSlot(FutureSlot&& other) noexcept
       : pool_(std::exchange(other.pool_, nullptr)), slot_(other.slot_) {}
   FutureSlot& operator=(FutureSlot&& other) noexcept {
@@ -62,7 +64,6 @@ class FutureSlot {
   void drop() noexcept {
     if (pool_ != nullptr) std::exchange(pool_, nullptr)->drop(slot_);
   }
-  FutureSlot(CompletionPool<T>* pool, std::uint32_t slot) noexcept : pool_(pool), slot_(slot) {}
   CompletionPool<T>* pool_ = nullptr;
   std::uint32_t slot_ = 0;
 };

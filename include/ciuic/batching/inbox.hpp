@@ -17,6 +17,7 @@
 #include <limits>
 #include <vector>
 
+#include "ciuic/base/prefetch.hpp"
 #include "ciuic/base/sync.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
@@ -35,6 +36,8 @@ class Inbox {
   Inbox(std::size_t tickets, std::size_t capacity, bool counts_cost)
       : next_(tickets), capacity_(static_cast<std::int32_t>(capacity)), counts_cost_(counts_cost) {}
 
+  /// A push will follow soon.
+  void expect_push() const noexcept { prefetch_to_write(&head_); }
   /// A ticket may be in the inbox once. Lock-free.
   Pushed push(std::uint32_t ticket, std::uint64_t cost, TimePoint deadline) noexcept {
     std::uint64_t head = head_.load(std::memory_order_relaxed);
@@ -54,13 +57,14 @@ class Inbox {
   std::uint32_t pushed() const noexcept { return count_of(head_.load()); }
   bool closed() const noexcept { return (head_.load() & kClosed) != 0; }
 
-  /// Owner: hands every ticket to `take`, first come first.
-  template <class Take>
-  void drain(Take&& take) noexcept {
+  /// Owner: hands every ticket to `take`, first come first; to `expect` before, in any order.
+  template <class Expect, class Take>
+  void drain(Expect&& expect, Take&& take) noexcept {
     if (empty()) return;
     const std::uint64_t head = head_.fetch_or(kTicketMask, std::memory_order_acq_rel);
     std::uint32_t newest = static_cast<std::uint32_t>(head) & kTicket, oldest = kTicket;
     while (newest != kTicket) {  // turn the stack round
+      expect(newest);
       const std::uint32_t below = next_[newest];
       next_[newest] = oldest;
       oldest = newest;
