@@ -166,7 +166,7 @@ inline void spin_pause() noexcept {
 }
 inline void yield_thread() noexcept { std::this_thread::yield(); }
 /// How many pauses, then yields, a bounded spin loop takes.
-inline constexpr int kSpinPauses = 200, kSpinYields = 20;
+inline constexpr int kSpinPauses = 10, kSpinYields = 60;
 
 /// Cooperative cancellation.
 using StopToken = std::stop_token;

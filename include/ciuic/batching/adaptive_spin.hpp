@@ -2,8 +2,8 @@
 //
 // A sleep and its wake-up cost tens of microseconds; a turn of a spin loop costs a tenth of one.
 // Where answers come that fast, spinning wins; where they do not, it is wasted, and after a few
-// misses it is only tried now and then. Bounded: some 200 pauses and 20 yields, a few microseconds
-// on an idle machine.
+// misses it is only tried now and then. Most turns are yields, because whom one waits for may need
+// this very core. Bounded: some ten microseconds on an idle machine.
 #pragma once
 
 #include "ciuic/base/sync.hpp"

@@ -29,6 +29,11 @@ class RequestQueue {
         groups_(max_groups),
         flows_(kPriorityLevels * max_tenants * max_groups) {
     for (auto& level : active_) level.reserve(max_tenants * max_groups);
+    for (std::size_t i = 0; i < flows_.size(); ++i) {  // kept, for divisions take their time
+      flows_[i].group = static_cast<std::uint16_t>(i % max_groups);
+      flows_[i].tenant = static_cast<std::uint32_t>(i / max_groups % max_tenants);
+      flows_[i].level = static_cast<std::uint16_t>(i / max_groups / max_tenants);
+    }
   }
 
   TenantTable& tenants() noexcept { return tenants_; }
@@ -114,18 +119,16 @@ class RequestQueue {
   struct Flow {
     SlotLinks::List list;
     std::uint32_t place = 0;  // in active_
+    std::uint32_t tenant = 0;
+    std::uint16_t group = 0, level = 0;
   };
 
-  std::size_t level_of(std::uint32_t flow) const noexcept {
-    return flow / (tenants_.capacity() * groups_);
-  }
-  std::uint32_t tenant_of(std::uint32_t flow) const noexcept {
-    return static_cast<std::uint32_t>(flow / groups_ % tenants_.capacity());
-  }
+  std::size_t level_of(std::uint32_t flow) const noexcept { return flows_[flow].level; }
+  std::uint32_t tenant_of(std::uint32_t flow) const noexcept { return flows_[flow].tenant; }
   std::uint32_t best(std::size_t level, std::size_t group) const noexcept {
     std::uint32_t found = kNoSlot, found_tenant = 0;
     for (const std::uint32_t flow : active_[level]) {
-      if (group != kAnyGroup && flow % groups_ != group) continue;
+      if (group != kAnyGroup && flows_[flow].group != group) continue;
       const std::uint32_t head = flows_[flow].list.head;
       const std::uint32_t tenant = tenant_of(flow);
       if (found == kNoSlot || tenants_.precedes(tenant, found_tenant) ||
