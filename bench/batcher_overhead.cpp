@@ -22,8 +22,8 @@
 #include <vector>
 
 #include "ciuic/batching/dynamic_batcher.hpp"
-#include "tests/support/counted_allocations.hpp"
 #include "support/plain_batcher.hpp"
+#include "tests/support/counted_allocations.hpp"
 #if defined(CIUIC_BENCH_PEER)
 #include CIUIC_BENCH_PEER
 #endif
@@ -141,10 +141,12 @@ double median(std::vector<double> values) {
 
 int main(int argc, char** argv) {
   Load load;
-  const std::map<std::string, int Load::*> options{
-      {"--producers", &Load::producers}, {"--window", &Load::window},
-      {"--max", &Load::max},             {"--min", &Load::min},
-      {"--requests", &Load::requests},   {"--rounds", &Load::rounds}};
+  const std::map<std::string, int Load::*> options{{"--producers", &Load::producers},
+                                                   {"--window", &Load::window},
+                                                   {"--max", &Load::max},
+                                                   {"--min", &Load::min},
+                                                   {"--requests", &Load::requests},
+                                                   {"--rounds", &Load::rounds}};
   for (int i = 1; i < argc; i += 2) {
     const auto option = options.find(argv[i]);
     if (option == options.end() || i + 1 == argc || std::atoi(argv[i + 1]) < 1) {
@@ -182,7 +184,8 @@ int main(int argc, char** argv) {
   };
   std::printf("%d producers, window %d, batches of %d to %d, medians of %d rounds\n\n",
               load.producers, load.window, load.min, load.max, load.rounds);
-  std::printf("| batcher | ns wall | ns CPU | allocations | mean batch | ciuic's wall / its | CPU |\n");
+  std::printf(
+      "| batcher | ns wall | ns CPU | allocations | mean batch | ciuic's wall / its | CPU |\n");
   std::printf("|---|---|---|---|---|---|---|\n");
   for (const Way& way : ways) {
     std::printf("| %s | %.0f | %.0f | %.3f | %.1f | %.2f | %.2f |\n", way.name,

@@ -1,6 +1,6 @@
-// TensorRT-Laboratory's batcher (github.com/NVIDIA/tensorrt-laboratory, trtlab/core), as it is, behind
-// the calls of batcher_overhead.cpp. One std::shared_future<void> serves a whole batch, and answers
-// are written through pointers, so a request costs it no promise of its own.
+// TensorRT-Laboratory's batcher (github.com/NVIDIA/tensorrt-laboratory, trtlab/core), as it is,
+// behind the calls of batcher_overhead.cpp. One std::shared_future<void> serves a whole batch, and
+// answers are written through pointers, so a request costs it no promise of its own.
 //
 // Needs its headers, glog and boost.fiber; where they are is said with CIUIC_BENCH_PEER_INCLUDES
 // and CIUIC_BENCH_PEER_LIBRARIES. trtlab_shim/ stands in for its affinity.h, which would need one
@@ -18,10 +18,10 @@
 #include <vector>
 
 // clang-format off: its headers rely on this order
-#include <trtlab/core/utils.h>
-#include <trtlab/core/standard_threads.h>
 #include <trtlab/core/batcher.h>
 #include <trtlab/core/dispatcher.h>
+#include <trtlab/core/standard_threads.h>
+#include <trtlab/core/utils.h>
 // clang-format on
 
 namespace ciuic::bench {
