@@ -15,6 +15,7 @@
 #include <span>
 #include <stop_token>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "ciuic/batching/batch.hpp"
@@ -64,10 +65,9 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
 
   Future<Response> submit(Request&& request, const SubmitOptions& options) noexcept {
     const TimePoint now = clock().now();
-    if (options.timeout < Duration{0}) {
-      stats_.add(StatsBoard::rejected_invalid);
-      return Future<Response>::failed(
-          Error(ErrorCode::invalid_argument, "timeout: wanted at least 0"));
+    if (options.timeout < Duration{0}) return refuse_invalid("timeout: wanted at least 0");
+    if (static_cast<int>(options.priority) >= kPriorityLevels) {
+      return refuse_invalid("priority: wanted low, normal or high");
     }
     if (options.stop_token.stop_requested()) return refuse_stopped();
     const RequestTerms terms{options.cost, options.priority,
@@ -263,6 +263,10 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     lock.lock();
     driver_->taken(lock);  // others may have relied on the task that was refused
     lock.unlock();
+  }
+  Future<Response> refuse_invalid(std::string_view why) noexcept {
+    stats_.add(StatsBoard::rejected_invalid);
+    return Future<Response>::failed(Error(ErrorCode::invalid_argument, why));
   }
   Future<Response> refuse_stopped() noexcept {
     stats_.add(StatsBoard::rejected_cancelled);
