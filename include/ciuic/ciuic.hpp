@@ -9,6 +9,7 @@
 #include "ciuic/base/units.hpp"
 #include "ciuic/batching/batches.hpp"
 #include "ciuic/batching/dynamic_batcher.hpp"
+#include "ciuic/batching/prometheus.hpp"
 #include "ciuic/engine/async_inference_engine.hpp"
 #include "ciuic/exec/thread_pool.hpp"
 #include "ciuic/model/chat_format.hpp"

@@ -1,9 +1,10 @@
 // The batching contract over threads: tests for each row of the table, time moved by hand.
 //
-// Rows, or parts of them, that have no test because they are not implemented yet: a batch closed by
-// memory, `on_failure = bisect`, splitting and retrying after out-of-memory, a request too large
-// for one batch split by an adapter, `shed`, fairness between tenants, deadlines refused as
-// infeasible.
+// More on single rows: order_test.cpp (priorities, tenants, groups), overload_test.cpp (reject, block,
+// shed), failure_test.cpp (bisection, out of memory, memory budget), deadline_test.cpp (infeasible,
+// late, the final spin), stats_test.cpp; bugs of others: regressions_test.cpp.
+//
+// Not implemented, and so not tested: splitting a request that is too large for one batch.
 #include "ciuic/batching/dynamic_batcher.hpp"
 
 #include <atomic>

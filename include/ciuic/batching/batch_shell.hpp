@@ -123,6 +123,7 @@ class BatchShell {
       if (action.kind == BatchAction::dispatch) ran = action.slots.size();
       perform(action, lock);
     }
+    absorb();  // what came while the batch ran
     return {ran, core_.next_event()};
   }
 

@@ -14,6 +14,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "ciuic/batching/batch.hpp"
@@ -66,10 +67,9 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     inbox_.expect_push();
     if (const Ticket likely = Pool::likely_slot(); likely < Pool::capacity()) expect(likely);
     const TimePoint now = clock().now();
-    if (options.timeout < Duration{0}) {
-      stats_.add(StatsBoard::rejected_invalid);
-      return Future<Response>::failed(
-          Error(ErrorCode::invalid_argument, "timeout: wanted at least 0"));
+    if (options.timeout < Duration{0}) return refuse_invalid("timeout: wanted at least 0");
+    if (static_cast<int>(options.priority) >= kPriorityLevels) {
+      return refuse_invalid("priority: wanted low, normal or high");
     }
     if (options.stop_token.stop_requested()) return refuse_stopped();
     const RequestTerms terms{options.cost, options.priority,
@@ -270,6 +270,10 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     lock.lock();
     driver_->taken(lock);  // others may have relied on the task that was refused
     lock.unlock();
+  }
+  Future<Response> refuse_invalid(std::string_view why) noexcept {
+    stats_.add(StatsBoard::rejected_invalid);
+    return Future<Response>::failed(Error(ErrorCode::invalid_argument, why));
   }
   Future<Response> refuse_stopped() noexcept {
     stats_.add(StatsBoard::rejected_cancelled);
