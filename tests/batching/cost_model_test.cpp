@@ -85,7 +85,7 @@ TEST_CASE("a cost model learns any law of its family, time and bytes") {
       model.observe(s, nanoseconds(law(s) * world.noise(0.05)),
                     static_cast<std::uint64_t>(bytes(s)));
     }
-    REQUIRE(error_of(model, law, world) < 0.08);
+    REQUIRE(error_of(model, law, world) < 0.1);
     double below = 0;
     for (int i = 0; i < 200; ++i) {
       const BatchShape s = world.shape();
@@ -113,7 +113,7 @@ TEST_CASE("a cost model recovers within 50 batches when everything takes twice a
       const BatchShape s = world.shape();
       model.observe(s, nanoseconds(factor * law(s) * world.noise(0.1)));
     }
-    REQUIRE(error_of(model, law, world, factor) < 0.15);
+    REQUIRE(error_of(model, law, world, factor) < 0.2);
     REQUIRE(model.upper_ratio() < 1.6);  // the change is no noise
   }
 }
@@ -203,7 +203,7 @@ TEST_CASE("outliers and garbage do little harm") {
           break;
       }
     }
-    REQUIRE(error_of(model, law, world) < 0.35);
+    REQUIRE(error_of(model, law, world) < 0.3);
     const BatchForecast huge = model.predict({kMaxSlots, kUnlimitedCost, kUnlimitedCost});
     REQUIRE(huge.mean >= Duration{0});
     REQUIRE(huge.upper >= huge.mean);

@@ -62,9 +62,10 @@ class OnlineFit {
       rescale(shift);
       expected *= shift;
     }
-    // Both sides of x·w = y are divided by what was expected, so that relative errors count; by
-    // more when y is far above it. So no single batch says more than kMostSurprise.
-    const double scale = std::max(expected, y / kMostSurprise);
+    // Both sides of x·w = y are divided by what was expected, so that relative errors count; and
+    // by more the further y is off, beyond kMostSurprise. So no single batch says much.
+    const double surprise = std::max(y / expected, expected / y) / kMostSurprise;
+    const double scale = expected * std::max(1.0, surprise);
     for (std::size_t i = 0; i < kFeatures; ++i) {
       for (std::size_t j = 0; j < kFeatures; ++j) {
         moments_[i][j] = forgetting_ * moments_[i][j] + (x[i] / scale) * (x[j] / scale);
