@@ -65,6 +65,10 @@ class SloPolicy final : public BatchPolicy {
     const std::size_t most = std::min(view.max_count, size_limit());
     const BatchDecision go{.dispatch = true, .reason = CloseReason::policy, .max_count = most};
     if (view.draining || !model_.known() || view.first_deadline == kNever) return go;
+    if (view.waiting > 1 && head_is_in_the_way(view.now)) {
+      give_up_ = true;  // hopeless_before() does it
+      return {.reason = CloseReason::deadline, .when = view.now};
+    }
     if (view.waiting >= most) return go;
 
     // Is anybody free for the next request while this batch runs?
@@ -87,7 +91,6 @@ class SloPolicy final : public BatchPolicy {
     if (shape.count > size_limit() || !memory_bears(shape)) return false;
     if (!model_.known()) return true;
     const double mean = model_.mean(shape);
-    // A deadline that even a small batch would miss must not keep all others from growing.
     if (first_deadline != kNever) {
       const double slack = ticks(first_deadline - now);
       if (mean * margin() > slack && model_.mean(kLeast) <= slack) return false;
@@ -100,8 +103,17 @@ class SloPolicy final : public BatchPolicy {
     // Alone, the last one runs: the forecast may be wrong, and who never runs never learns.
     if (!model_.known() || first_deadline_ == kNever || waiting_ < 2) return now;
     const double least = std::min(model_.mean(kLeast), kMostGivenUp * allowed_);
-    const double give_up = std::max(least, sacrifice(now));
-    return add_saturating(now, Duration(static_cast<Duration::rep>(give_up)));
+    double give_up = least;
+    if (waiting_ >= size_limit() && head_is_in_the_way(now)) {
+      // The core may not ask decide() first: for a full batch all that are in its way go at once.
+      give_up = std::max(least, mean(static_cast<double>(size_limit())) * margin());
+      const double left = density(now) * (allowed_ - give_up);
+      if (left < static_cast<double>(size_limit())) give_up = least;
+    }
+    TimePoint until = add_saturating(now, Duration(static_cast<Duration::rep>(give_up)));
+    if (give_up_) until = std::max(until, first_deadline_);
+    give_up_ = false;
+    return until;
   }
 
   TimePoint expected_finish(const QueueView& view, std::uint64_t cost) noexcept override {
@@ -137,7 +149,8 @@ class SloPolicy final : public BatchPolicy {
     const double count = static_cast<double>(shape.count), cost = static_cast<double>(shape.cost);
     blend(cost_, cost / count);
     if (shape.count > 1 && cost > 0) {
-      blend(padding_, count * static_cast<double>(shape.max_cost) / cost);
+      const double padding = count * static_cast<double>(shape.max_cost) / cost - 1;
+      padding_ += kBlend * (padding / std::log2(count) - padding_);
     }
   }
   void on_finish(const BatchReport& report) noexcept override {
@@ -167,7 +180,7 @@ class SloPolicy final : public BatchPolicy {
   static constexpr double kLongest = 1e18;        // ticks
   static constexpr double kLittleLoss = 0.01;     // of the requests: not worth waiting for
   static constexpr double kLittleCompany = 0.02;  // requests expected while waiting
-  static constexpr double kMostGivenUp = 0.5;     // of the time that requests are given
+  static constexpr double kMostGivenUp = 0.9;     // of the time that requests are given
   static constexpr double kSameSpeed = 1.02;      // time per request that counts as no worse
   static constexpr double kBlend = 0.05;          // weight of the newest in running averages
 
@@ -182,7 +195,7 @@ class SloPolicy final : public BatchPolicy {
     const double cost = std::max(1.0, cost_);
     const auto usual = [](double x) { return static_cast<std::uint64_t>(x + 0.5); };
     return model_.mean({static_cast<std::size_t>(count + 0.5), usual(count * cost),
-                        usual(count < 1.5 ? cost : cost * std::max(1.0, padding_))});
+                        usual(cost * (1 + padding_ * std::log2(count)))});
   }
   double upper(double n) const noexcept { return mean(n) * margin(); }
 
@@ -234,35 +247,33 @@ class SloPolicy final : public BatchPolicy {
     return {lost / std::max(1.0, busy)};
   }
 
-  /// How near a deadline must be to be given up so that batches are large enough for the others, in
-  /// ticks; 0 when nobody needs to be.
-  double sacrifice(TimePoint now) const noexcept {
-    if (first_deadline_ <= now || first_deadline_ == kNever) return 0;
+  /// Requests a tick, by those that wait: deadlines are taken to be spread evenly over the time
+  /// that requests are given.
+  double density(TimePoint now) const noexcept {
     const double slack = ticks(first_deadline_ - now);
-    const double waiting = static_cast<double>(waiting_);
-    const double most = std::min(waiting, static_cast<double>(size_limit()));
-    if (upper(most) <= slack && waiting <= most) return 0;
-    // Deadlines are taken to be spread evenly over the time that requests are given.
-    const double spread = std::max(allowed_ - slack, 0.01 * allowed_);
-    const double density = waiting / spread;
-    const double workers = static_cast<double>(workers_);
-    double best = 0, best_speed = 0;
-    double safe = 0;
-    for (double n = 1; n <= most; n = next_size(n, most)) {
-      const double time = upper(n);
-      if (time <= slack) safe = n / mean(n);
-      if (time > allowed_) break;
-      const double left = time <= slack ? waiting : density * std::max(0.0, allowed_ - time);
-      const double speed = std::min(n, left) / mean(n);
-      if (speed > best_speed) best_speed = speed, best = time <= slack ? 0 : time;
+    return static_cast<double>(waiting_) / std::max(allowed_ - slack, 0.01 * allowed_);
+  }
+  /// Must the most urgent request be given up, because a batch of all that wait (or the best part
+  /// of them) would be too late for it, and batches short enough for it are too slow for the
+  /// others?
+  bool head_is_in_the_way(TimePoint now) const noexcept {
+    if (first_deadline_ <= now || first_deadline_ == kNever) return false;
+    const double slack = ticks(first_deadline_ - now);
+    const double most = static_cast<double>(std::min(waiting_, size_limit()));
+    const double whole = mean(most);
+    if (whole * margin() <= slack) return false;
+    double unhurt = 0;
+    for (double n = 1; n < most; n = next_size(n, most)) {
+      const double time = mean(n);
+      if (time * margin() > slack) break;
+      unhurt = std::max(unhurt, n / time);
     }
-    if (safe * workers >= density || best_speed < 1.05 * safe) return 0;
-    return best;
+    return unhurt * static_cast<double>(workers_) < density(now) && unhurt * 1.05 < most / whole;
   }
 
-  /// 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, … and `most`.
+  /// 1, 2, 3, … 16, 18, 20, … and `most`.
   static double next_size(double n, double most) noexcept {
-    return n >= most ? most + 1 : std::min(most, n + std::max(1.0, std::floor(n / 4)));
+    return n >= most ? most + 1 : std::min(most, n + std::max(1.0, std::floor(n / 8)));
   }
   /// The largest size at which a request takes hardly longer than at the best one.
   std::size_t find_best_size() const noexcept {
@@ -334,11 +345,12 @@ class SloPolicy final : public BatchPolicy {
   double gap_ = 0, rate_ = 0;  // between arrivals; arrivals per tick
   double allowed_ = 0;         // from the arrival to the deadline
   double cost_ = 0;            // of a request
-  double padding_ = 1;         // padded cost of a batch by its cost
+  double padding_ = 0;         // of a batch relative to its cost, by the logarithm of its size
 
   std::size_t running_batches_ = 0;
   std::size_t workers_ = 1;                    // the most that were seen running
   std::array<TimePoint, kMaxWorkers> ends_{};  // expected, of those that run
+  bool give_up_ = false;                       // the first deadline
   BatchShape last_fit_{};
 };
 
