@@ -49,8 +49,15 @@ class OnlineFit {
     for (std::size_t i = 0; i < kFeatures; ++i) sum += weights_[i] * x[i];
     return sum;
   }
-  /// What `mean` must be multiplied with; at least 1.
-  double upper_ratio() const noexcept { return upper_ratio_; }
+  /// What `mean` must be multiplied with for `upper`; at least 1.
+  double upper_ratio() const noexcept { return std::max(1.0, ratio(quantile_)); }
+  /// Of the last batches a share of `quantile` took less than this times `mean`.
+  double ratio(double quantile) const noexcept {
+    if (remembered_ == 0) return 1;
+    const double rank = std::ceil(quantile * static_cast<double>(remembered_ + 1)) - 1;
+    return sorted_[static_cast<std::size_t>(
+        std::clamp(rank, 0.0, static_cast<double>(remembered_ - 1)))];
+  }
 
   /// `y` must be above 0 and finite.
   void observe(const Features& x, double y) noexcept {
@@ -73,7 +80,8 @@ class OnlineFit {
       targets_[i] = forgetting_ * targets_[i] + (x[i] / scale) * (y / scale);
     }
     solve();
-    upper_ratio_ = std::max(1.0, ratio_quantile());
+    sorted_ = ratios_;
+    std::sort(sorted_.begin(), sorted_.begin() + static_cast<std::ptrdiff_t>(remembered_));
     ++observations_;
   }
 
@@ -117,16 +125,6 @@ class OnlineFit {
       }
     }
   }
-  double ratio_quantile() const noexcept {
-    std::array<double, kRing> sorted = ratios_;
-    const auto end = sorted.begin() + static_cast<std::ptrdiff_t>(remembered_);
-    const double rank = std::ceil(quantile_ * static_cast<double>(remembered_ + 1)) - 1;
-    const auto at = sorted.begin() + static_cast<std::ptrdiff_t>(std::clamp(
-                                         rank, 0.0, static_cast<double>(remembered_ - 1)));
-    std::nth_element(sorted.begin(), at, end);
-    return *at;
-  }
-
   /// Least squares by coordinate descent from the weights there are: each weight in turn takes its
   /// best value that is not negative, the others given.
   void solve() noexcept {
@@ -149,7 +147,7 @@ class OnlineFit {
   std::array<double, kRing> ratios_{};  // measured / forecast
   std::size_t next_ = 0, remembered_ = 0;
   std::size_t observations_ = 0;
-  double upper_ratio_ = 1;
+  std::array<double, kRing> sorted_{};
 };
 
 /// See the top of this file. Calls allocate nothing. Thread-safety: thread-compatible.
@@ -185,6 +183,8 @@ class CostModel {
   double mean(const BatchShape& shape) const noexcept { return time_.mean(features(shape)); }
   /// `upper` divided by `mean`, the same for every shape.
   double upper_ratio() const noexcept { return time_.upper_ratio(); }
+  /// A share of `quantile` of the last batches took less than this times `mean`.
+  double ratio(double quantile) const noexcept { return time_.ratio(quantile); }
 
  private:
   static constexpr std::uint64_t kMostCount = std::uint64_t{1} << 62;

@@ -93,7 +93,8 @@ class SloPolicy final : public BatchPolicy {
     const double mean = model_.mean(shape);
     if (first_deadline != kNever) {
       const double slack = ticks(first_deadline - now);
-      if (mean * margin() > slack && model_.mean(kLeast) <= slack) return false;
+      const double ratio = crowded_ ? fair_ratio(static_cast<double>(shape.count)) : margin();
+      if (mean * ratio > slack && model_.mean(kLeast) <= slack) return false;
     }
     return !better_apart(shape, mean);
   }
@@ -104,11 +105,9 @@ class SloPolicy final : public BatchPolicy {
     if (!model_.known() || first_deadline_ == kNever || waiting_ < 2) return now;
     const double least = std::min(model_.mean(kLeast), kMostGivenUp * allowed_);
     double give_up = least;
+    // Of a full batch the core does not ask decide() first: all that are in its way go at once.
     if (waiting_ >= size_limit() && head_is_in_the_way(now)) {
-      // The core may not ask decide() first: for a full batch all that are in its way go at once.
-      give_up = std::max(least, mean(static_cast<double>(size_limit())) * margin());
-      const double left = density(now) * (allowed_ - give_up);
-      if (left < static_cast<double>(size_limit())) give_up = least;
+      give_up = std::max(least, time_of_survivors(now));
     }
     TimePoint until = add_saturating(now, Duration(static_cast<Duration::rep>(give_up)));
     if (give_up_) until = std::max(until, first_deadline_);
@@ -181,6 +180,7 @@ class SloPolicy final : public BatchPolicy {
   static constexpr double kLittleLoss = 0.01;     // of the requests: not worth waiting for
   static constexpr double kLittleCompany = 0.02;  // requests expected while waiting
   static constexpr double kMostGivenUp = 0.9;     // of the time that requests are given
+  static constexpr double kWorthIt = 1.05;        // times faster: worth giving somebody up
   static constexpr double kSameSpeed = 1.02;      // time per request that counts as no worse
   static constexpr double kBlend = 0.05;          // weight of the newest in running averages
 
@@ -191,7 +191,7 @@ class SloPolicy final : public BatchPolicy {
   double margin() const noexcept { return 1 + options_.caution * (model_.upper_ratio() - 1); }
   /// Time of a batch of `n` of the usual requests, in ticks.
   double mean(double n) const noexcept {
-    const double count = std::max(1.0, std::min(n, static_cast<double>(max_size_)));
+    const double count = std::max(1.0, n);
     const double cost = std::max(1.0, cost_);
     const auto usual = [](double x) { return static_cast<std::uint64_t>(x + 0.5); };
     return model_.mean({static_cast<std::size_t>(count + 0.5), usual(count * cost),
@@ -256,19 +256,39 @@ class SloPolicy final : public BatchPolicy {
   /// Must the most urgent request be given up, because a batch of all that wait (or the best part
   /// of them) would be too late for it, and batches short enough for it are too slow for the
   /// others?
-  bool head_is_in_the_way(TimePoint now) const noexcept {
+  bool head_is_in_the_way(TimePoint now) noexcept {
+    crowded_ = false;
     if (first_deadline_ <= now || first_deadline_ == kNever) return false;
     const double slack = ticks(first_deadline_ - now);
     const double most = static_cast<double>(std::min(waiting_, size_limit()));
     const double whole = mean(most);
-    if (whole * margin() <= slack) return false;
+    if (whole * std::max(margin(), fair_ratio(most)) <= slack) return false;
     double unhurt = 0;
     for (double n = 1; n < most; n = next_size(n, most)) {
       const double time = mean(n);
       if (time * margin() > slack) break;
       unhurt = std::max(unhurt, n / time);
     }
-    return unhurt * static_cast<double>(workers_) < density(now) && unhurt * 1.05 < most / whole;
+    crowded_ =
+        unhurt * static_cast<double>(workers_) < density(now) && unhurt * kWorthIt < most / whole;
+    return crowded_ && whole * fair_ratio(most) > slack;
+  }
+  /// The time that a batch takes of those that would be in time in it.
+  double time_of_survivors(TimePoint now) const noexcept {
+    const double supply = density(now);
+    double low = 1, high = static_cast<double>(size_limit());
+    for (int i = 0; i < 8; ++i) {
+      const double n = (low + high) / 2;
+      (supply * (allowed_ - mean(n) * fair_ratio(n)) > n ? low : high) = n;
+    }
+    return mean(high) * fair_ratio(high);
+  }
+  /// When more wait than can be served, an urgent request is worth its place if its chance to be in
+  /// time is above the share of a place in the time of the batch: that quantile of measured / mean.
+  double fair_ratio(double n) const noexcept {
+    const double time = mean(n), more = mean(n + 1);
+    const double share = time > 0 && more > time ? (more - time) * n / time : 0;
+    return model_.ratio(std::clamp(share, 0.2, 0.95));
   }
 
   /// 1, 2, 3, … 16, 18, 20, … and `most`.
@@ -350,6 +370,7 @@ class SloPolicy final : public BatchPolicy {
   std::size_t running_batches_ = 0;
   std::size_t workers_ = 1;                    // the most that were seen running
   std::array<TimePoint, kMaxWorkers> ends_{};  // expected, of those that run
+  bool crowded_ = false;                       // more wait than can be served in time
   bool give_up_ = false;                       // the first deadline
   BatchShape last_fit_{};
 };
