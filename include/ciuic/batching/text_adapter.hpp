@@ -56,8 +56,7 @@ class TextAdapter : public Ids {
   using Request = std::string_view;
   using typename Ids::Item;
 
-  TextAdapter(Ids ids, Tokenizer tokenizer)
-      : Ids(std::move(ids)), tokenizer_(std::move(tokenizer)) {}
+  TextAdapter(Ids ids, Tokenizer tokenize) : Ids(std::move(ids)), tokenizer_(std::move(tokenize)) {}
 
   /// Errors: the tokenizer's and `Ids`'s; `invalid_argument` for an id that `Ids` cannot hold.
   Result<Item> prepare(Request text) const {
@@ -69,7 +68,6 @@ class TextAdapter : public Ids {
       return prepare_ids(std::move(tokens));
     }
   }
-  const Tokenizer& tokenizer() const noexcept { return tokenizer_; }
 
  private:
   template <class Tokens>
