@@ -16,7 +16,7 @@ int main(int argc, char** argv) {
   const ciuic::Tokenizer tokenizer = *model->tokenizer();
 
   // The model sees the texts of a batch end to end, with `cu_seqlens`, and writes a row for each.
-  auto next_token = [&](const ciuic::PackedBatch<TokenId>& in, ciuic::Rows<TokenId>& out) {
+  auto next_token = [&](const ciuic::PackedInput<TokenId>& in, ciuic::Rows<TokenId>& out) {
     std::vector<ciuic::SequenceStep> steps(in.requests);
     std::vector<ciuic::StepResult> results(in.requests);
     std::vector<std::int32_t> pages(512);
@@ -38,7 +38,7 @@ int main(int argc, char** argv) {
       ciuic::TextAdapter(ciuic::PackedAdapter<TokenId, TokenId>({.max_length = 1024}), tokenizer),
       {.max_batch_size = 64, .max_batch_cost = 4096, .max_queue_delay = 5ms});  // cost: tokens
 
-  const std::vector<std::string> texts{"3+4=", "2024-02-28 is followed by 2024-02-2", "40+40=",
+  const std::vector<std::string> texts{"3+4=", "The day after 2024-02-28 is 2024-02-2", "40+40=",
                                        "Order 17: 2 pens at 3 coins and 1 book at 5 coins. Total"};
   std::vector<ciuic::Future<ciuic::Rows<TokenId>>> answers;
   for (const std::string& text : texts) answers.push_back(batcher.submit(text));

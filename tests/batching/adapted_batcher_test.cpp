@@ -46,7 +46,7 @@ Rows<float> attend_alone(const Features& rows) {
   return out;
 }
 /// The same over a rectangle: where the mask is 1, wherever that is.
-void attend_padded(const PaddedBatch<float>& in, Rows<float>& out) {
+void attend_padded(const PaddedInput<float>& in, Rows<float>& out) {
   const auto to = out.resize(in.rows * in.length, kWidth);
   for (std::size_t row = 0; row < in.rows; ++row) {
     std::size_t first = 0;
@@ -57,7 +57,7 @@ void attend_padded(const PaddedBatch<float>& in, Rows<float>& out) {
     attend(std::span(in.values).subspan(at, length * kWidth), to.subspan(at, length * kWidth));
   }
 }
-void attend_packed(const PackedBatch<float>& in, Rows<float>& out) {
+void attend_packed(const PackedInput<float>& in, Rows<float>& out) {
   const auto to = out.resize(in.positions.size(), kWidth);
   for (std::size_t i = 0; i < in.requests; ++i) {
     const auto at = static_cast<std::size_t>(in.cu_seqlens[i]) * kWidth;
@@ -76,7 +76,7 @@ constexpr SequenceOptions kEach{.width = kWidth, .output = OutputPer::position};
 
 /// Ids in, their double out, in any batch.
 using Packed = PackedAdapter<int, int>;
-void double_ids(const PackedBatch<int>& in, Rows<int>& out) {
+void double_ids(const PackedInput<int>& in, Rows<int>& out) {
   const auto to = out.resize(in.values.size(), 1);
   for (std::size_t i = 0; i < to.size(); ++i) to[i] = 2 * in.values[i];
 }
@@ -139,7 +139,7 @@ TEST_CASE(
   std::vector<std::size_t> batches(lengths.size());
   int mixed = 0;
   AdaptedBatcher batcher(
-      [&](const PaddedBatch<int>& in, Rows<int>& out) {
+      [&](const PaddedInput<int>& in, Rows<int>& out) {
         const auto to = out.resize(in.rows, 1);
         for (std::size_t i = 0; i < in.rows; ++i) {
           to[i] = in.values[i * in.length];  // the caller's group
@@ -185,13 +185,13 @@ TEST_CASE("max_batch_cost bounds what the model computes: padded, bucketed or pa
     CHECK(largest <= 100);
     CHECK(largest > 80);  // near the limit, so that it is the limit that held
   };
-  const auto rectangle = [&](const PaddedBatch<int>& in, Rows<int>& out) {
+  const auto rectangle = [&](const PaddedInput<int>& in, Rows<int>& out) {
     note(in.rows * in.length, in.rows, out);
   };
   run(AdaptedBatcher(rectangle, PaddedAdapter<int, int>({}, {.length_multiple = 4}), options));
   run(AdaptedBatcher(rectangle, BucketedAdapter<int, int>({10, 20, 40}), options));
   run(AdaptedBatcher(
-      [&](const PackedBatch<int>& in, Rows<int>& out) { note(in.values.size(), in.requests, out); },
+      [&](const PackedInput<int>& in, Rows<int>& out) { note(in.values.size(), in.requests, out); },
       PackedAdapter<int, int>(), options));
 }
 
@@ -203,7 +203,7 @@ TEST_CASE("A policy of one's own decides beside the padded limit") {
   };
   std::vector<std::size_t> rows;
   AdaptedBatcher batcher(
-      [&](const PaddedBatch<int>& in, Rows<int>& out) {
+      [&](const PaddedInput<int>& in, Rows<int>& out) {
         rows.push_back(in.rows);
         out.resize(in.rows, 1);
       },
@@ -230,7 +230,7 @@ TEST_CASE("oversize request: refused at submit, by the model's length and by the
 TEST_CASE("oversize request: split, and its answers merged in order") {
   std::size_t longest = 0, costliest = 0;
   AdaptedBatcher batcher(
-      [&](const PackedBatch<int>& in, Rows<int>& out) {
+      [&](const PackedInput<int>& in, Rows<int>& out) {
         longest = std::max(longest, static_cast<std::size_t>(in.max_length));
         costliest = std::max(costliest, in.values.size());
         double_ids(in, out);
@@ -258,7 +258,7 @@ TEST_CASE("oversize request: split, and its answers merged in order") {
 
 TEST_CASE("Split request with one answer a piece: a row a piece, in order") {
   AdaptedBatcher batcher(
-      [](const PaddedBatch<int>& in, Rows<int>& out) {
+      [](const PaddedInput<int>& in, Rows<int>& out) {
         const auto to = out.resize(in.rows, 1);
         for (std::size_t i = 0; i < in.rows; ++i) to[i] = in.values[i * in.length];
       },
@@ -272,7 +272,7 @@ TEST_CASE("Split request with one answer a piece: a row a piece, in order") {
 TEST_CASE("Split request: the first error is its own, and what is left of it is not computed") {
   int computed = 0;
   AdaptedBatcher batcher(
-      [&](const PackedBatch<int>& in, Rows<int>& out) {
+      [&](const PackedInput<int>& in, Rows<int>& out) {
         ++computed;
         if (in.values[0] == 5) throw std::runtime_error("five");
         double_ids(in, out);
@@ -350,7 +350,7 @@ TEST_CASE("Split request: given up, expired, stopped, too many; always whole, al
 
 TEST_CASE("model throws, forgets rows or is misconfigured: every request hears it") {
   AdaptedBatcher forgetful(
-      [](const PackedBatch<int>& in, Rows<int>& out) { out.resize(in.requests - 1, 1); }, Packed(),
+      [](const PackedInput<int>& in, Rows<int>& out) { out.resize(in.requests - 1, 1); }, Packed(),
       {.max_batch_size = 3, .workers = 0});
   std::vector<Future<Rows<int>>> futures;
   for (int i = 0; i < 3; ++i) futures.push_back(forgetful.submit({i}));
@@ -359,7 +359,7 @@ TEST_CASE("model throws, forgets rows or is misconfigured: every request hears i
     CHECK(message(std::move(future)) == "model output: wanted 3 rows, one for each request, got 2");
   }
   AdaptedBatcher failing(
-      [](const PackedBatch<int>&, Rows<int>&) -> Result<void> {
+      [](const PackedInput<int>&, Rows<int>&) -> Result<void> {
         return Error(ErrorCode::device_lost, "gone");
       },
       Packed(), {.workers = 0});
@@ -374,7 +374,7 @@ TEST_CASE("model throws, forgets rows or is misconfigured: every request hears i
   CHECK(message(zero.submit({1})) == "width: wanted at least 1, got 0");
   AdaptedBatcher none(double_ids, Packed(), {.max_batch_size = 0});
   CHECK_FALSE(none.status());
-  const auto rows = [](const PaddedBatch<int>& in, Rows<int>& out) { out.resize(in.rows, 1); };
+  const auto rows = [](const PaddedInput<int>& in, Rows<int>& out) { out.resize(in.rows, 1); };
   AdaptedBatcher many(rows, BucketedAdapter<int, int>({1, 2, 3}), {.max_groups = 100});
   CHECK(message(many.submit({1})) ==
         "max_groups: wanted 1 to 256 with those of the adapter, got 100 times 3");
@@ -382,7 +382,7 @@ TEST_CASE("model throws, forgets rows or is misconfigured: every request hears i
 
 TEST_CASE("on_failure = bisect works through an adapter: only the culprit fails") {
   AdaptedBatcher batcher(
-      [](const PackedBatch<int>& in, Rows<int>& out) {
+      [](const PackedInput<int>& in, Rows<int>& out) {
         for (const int x : in.values) {
           if (x == 13) throw std::runtime_error("thirteen");
         }

@@ -33,11 +33,11 @@ TEST_CASE("Packing and unpacking allocate one block for each answer, and nothing
     return testing::allocation_count - before;
   };
   const BatcherOptions options{.max_batch_size = 16, .min_batch_size = 1, .workers = 0};
-  const auto padded = [](const PaddedBatch<int>& in, Rows<int>& out) { out.resize(in.rows, 4); };
+  const auto padded = [](const PaddedInput<int>& in, Rows<int>& out) { out.resize(in.rows, 4); };
   CHECK(count(AdaptedBatcher(padded, PaddedAdapter<int, int>(), options)) == 64);
   CHECK(count(AdaptedBatcher(padded, BucketedAdapter<int, int>({4, 8}), options)) == 64);
   CHECK(count(AdaptedBatcher(
-            [](const PackedBatch<int>& in, Rows<int>& out) { out.resize(in.requests, 4); },
+            [](const PackedInput<int>& in, Rows<int>& out) { out.resize(in.requests, 4); },
             PackedAdapter<int, int>(), options)) == 64);
   CHECK(failures == 0);
 }

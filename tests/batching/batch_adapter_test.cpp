@@ -58,7 +58,7 @@ ErrorCode code(const Result<T>& result) {
 
 TEST_CASE("Padded: values, mask and lengths of a batch, worked out by hand") {
   const std::vector<Ids> requests{{1, 2, 3}, {4}, {5, 6, 7, 8, 9}};
-  PaddedBatch<std::int32_t> in;
+  PaddedInput<std::int32_t> in;
   SECTION("on the right, to the longest") {
     const PaddedAdapter<std::int32_t> adapter({}, {.value = -1});
     REQUIRE(adapter.pack(pointers(requests), in));
@@ -85,7 +85,7 @@ TEST_CASE("Padded: values, mask and lengths of a batch, worked out by hand") {
   SECTION("two features a position, a mask of 64-bit integers") {
     const PaddedAdapter<std::int32_t, float, std::int64_t> adapter({.width = 2}, {.value = 9});
     const std::vector<Ids> rows{{1, 2}, {3, 4, 5, 6}};
-    PaddedBatch<std::int32_t, std::int64_t> wide;
+    PaddedInput<std::int32_t, std::int64_t> wide;
     REQUIRE(adapter.pack(pointers(rows), wide));
     CHECK(wide.length == 2);
     CHECK(wide.values == Ids{1, 2, 9, 9, 3, 4, 5, 6});
@@ -101,7 +101,7 @@ TEST_CASE("Bucketed: the least bucket that holds a request, padded to its length
   CHECK(adapter.compatible(Ids(3)) == 1);
   CHECK(adapter.compatible(Ids(8)) == 2);
   CHECK(adapter.cost(Ids(3)) == 4);
-  PaddedBatch<std::int32_t> in;
+  PaddedInput<std::int32_t> in;
   REQUIRE(adapter.pack(pointers(std::vector<Ids>{{1, 2, 3}, {4, 5, 6}}), in));
   CHECK(in.values == Ids{1, 2, 3, 0, 4, 5, 6, 0});
 }
@@ -109,7 +109,7 @@ TEST_CASE("Bucketed: the least bucket that holds a request, padded to its length
 TEST_CASE("Packed: values, cumulative lengths and positions of a batch, worked out by hand") {
   const PackedAdapter<std::int32_t> adapter({.width = 2});
   const std::vector<Ids> requests{{1, 2, 3, 4}, {5, 6}, {7, 8, 9, 10, 11, 12}};
-  PackedBatch<std::int32_t> in;
+  PackedInput<std::int32_t> in;
   REQUIRE(adapter.pack(pointers(requests), in));
   CHECK(in.values == Ids{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12});
   CHECK(in.cu_seqlens == std::vector<std::int32_t>{0, 2, 3, 6});
@@ -122,8 +122,8 @@ TEST_CASE("Packed: values, cumulative lengths and positions of a batch, worked o
 
 TEST_CASE("What goes in comes out again, for random shapes, one batch after the other") {
   std::mt19937 random(7);
-  PaddedBatch<float> rectangle;  // used again, so that what an earlier batch left would show
-  PackedBatch<float> packed;
+  PaddedInput<float> rectangle;  // used again, so that what an earlier batch left would show
+  PackedInput<float> packed;
   for (int round = 0; round < 300; ++round) {
     const std::size_t width = 1 + random() % 4;
     const SequenceOptions each{.width = width, .output = OutputPer::position};
@@ -168,7 +168,7 @@ TEST_CASE("What goes in comes out again, for random shapes, one batch after the 
 TEST_CASE("With one row for each request, the rows of padding belong to nobody") {
   const PaddedAdapter<float> adapter({}, {.batch_multiple = 4});
   const std::vector<std::vector<float>> requests{{1, 1}, {2}};
-  PaddedBatch<float> in;
+  PaddedInput<float> in;
   REQUIRE(adapter.pack(pointers(requests), in));
   Rows<float> out;
   const auto to = out.resize(4, 2);
@@ -180,8 +180,8 @@ TEST_CASE("With one row for each request, the rows of padding belong to nobody")
 
 TEST_CASE("A smaller batch after a larger one takes no memory") {
   const std::vector<Ids> large{Ids(40), Ids(30)}, small{Ids(7), Ids(9)};
-  PaddedBatch<std::int32_t> rectangle;
-  PackedBatch<std::int32_t> packed;
+  PaddedInput<std::int32_t> rectangle;
+  PackedInput<std::int32_t> packed;
   const PaddedAdapter<std::int32_t> padder;
   const PackedAdapter<std::int32_t> packer;
   REQUIRE(padder.pack(pointers(large), rectangle));
@@ -249,7 +249,7 @@ TEST_CASE("Errors say what, where, wanted and got") {
   CHECK(features.prepare(Ids(16)).value() == Ids(16));
 
   const PaddedAdapter<std::int32_t> adapter({.output = OutputPer::position});
-  PaddedBatch<std::int32_t> in;
+  PaddedInput<std::int32_t> in;
   REQUIRE(adapter.pack(pointers(std::vector<Ids>{Ids(3), Ids(2)}), in));
   Rows<float> out;
   out.resize(5, 4);
@@ -279,7 +279,7 @@ TEST_CASE("Errors say what, where, wanted and got") {
 TEST_CASE("A batch whose elements cannot be counted is refused before memory is taken") {
   const PaddedAdapter<std::int32_t> adapter(
       {}, {.length_multiple = std::size_t{1} << 62, .batch_multiple = 8});
-  PaddedBatch<std::int32_t> in;
+  PaddedInput<std::int32_t> in;
   CHECK(code(adapter.pack(pointers(std::vector<Ids>{Ids(1)}), in)) == ErrorCode::oversize);
 }
 

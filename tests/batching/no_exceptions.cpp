@@ -31,9 +31,9 @@ ciuic::Result<long> batch_without_exceptions(int request) {
 ciuic::Result<ciuic::Rows<float>> adapt_without_exceptions(std::string_view text);
 ciuic::Result<ciuic::Rows<float>> adapt_without_exceptions(std::string_view text) {
   ciuic::AdaptedBatcher batcher(
-      [](const ciuic::PackedBatch<char>& in, ciuic::Rows<float>& out) {
+      [](const ciuic::PackedInput<int>& in, ciuic::Rows<float>& out) {
         out.resize(in.requests, 1);
       },
-      ciuic::TextAdapter(ciuic::PackedAdapter<char>(), [](std::string_view s) { return s; }));
+      ciuic::TextAdapter(ciuic::PackedAdapter<int>(), [](std::string_view s) { return s; }));
   return batcher.submit(text).get();
 }

@@ -2,7 +2,7 @@
 //
 //   using Ids = std::int32_t;
 //   ciuic::AdaptedBatcher batcher(
-//       [&](const ciuic::PaddedBatch<Ids>& in, ciuic::Rows<float>& out) {
+//       [&](const ciuic::PaddedInput<Ids>& in, ciuic::Rows<float>& out) {
 //         encoder.run(in.values, in.mask, in.rows, in.length, out.resize(in.rows, 384));
 //       },
 //       ciuic::PaddedAdapter<Ids>({.max_length = 512}),

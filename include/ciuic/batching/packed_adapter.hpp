@@ -10,7 +10,7 @@ namespace ciuic::inline CIUIC_ABI {
 
 /// The model's input. Valid during the model's call.
 template <class T>
-struct PackedBatch {
+struct PackedInput {
   std::size_t requests = 0;
   std::size_t width = 1;                 ///< elements of a position
   std::vector<T> values;                 ///< [positions, width], row-major
@@ -35,7 +35,7 @@ class PackedAdapter : public SequenceAdapter<T, Out> {
   using typename Base::Answer;
   using typename Base::Item;
   using typename Base::Output;
-  using Input = PackedBatch<T>;
+  using Input = PackedInput<T>;
 
   explicit PackedAdapter(const SequenceOptions& options = {}) noexcept : Base(options) {}
 

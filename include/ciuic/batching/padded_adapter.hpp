@@ -14,7 +14,7 @@ namespace ciuic::inline CIUIC_ABI {
 /// The model's input: a rectangle and what of it is real. Valid during the model's call.
 /// `Mask` is the element type of the mask; some exported models want std::int64_t.
 template <class T, class Mask = std::uint8_t>
-struct PaddedBatch {
+struct PaddedInput {
   std::size_t requests = 0;           ///< the first rows; those behind them are padding
   std::size_t rows = 0;               ///< `requests`, or the next multiple of `batch_multiple`
   std::size_t length = 0;             ///< positions of a row
@@ -45,7 +45,7 @@ class RectangleAdapter : public SequenceAdapter<T, Out> {
   using typename Base::Answer;
   using typename Base::Item;
   using typename Base::Output;
-  using Input = PaddedBatch<T, Mask>;
+  using Input = PaddedInput<T, Mask>;
 
   /// The rows of the i-th request, without those of padding.
   Result<Answer> unpack(const Input& input, const Output& output, std::size_t i) const {

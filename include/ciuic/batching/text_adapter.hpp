@@ -77,7 +77,7 @@ class TextAdapter : public Ids {
     } else {
       typename Ids::Request ids;
       for (const auto token : tokens) {
-        if (!std::in_range<Id>(token)) {
+        if (!std::in_range<Id>(+token)) {
           return Error(ErrorCode::invalid_argument,
                        {"text: wanted ids of ", std::to_string(8 * sizeof(Id)), " bits, got ",
                         std::to_string(token)});
