@@ -1,13 +1,14 @@
 // Fixed batches of 32 against dynamic ones of 8 to 64, on one model, one thread budget and the same
 // bursty arrivals.
 //
-//   dynamic_vs_fixed [--threads 1] [--seeds 3] [--seconds 8] [--dir DIR]
+//   dynamic_vs_fixed [--threads 1] [--seeds 3] [--seconds 8] [--burst 16] [--dir DIR]
 //
 // The model is a random Llama of 2 layers (d_model 768, d_ff 2048, vocabulary 32,000) that scores
 // prompts of 8 to 24 tokens in one pass, packed end to end: one token out for each. Bursts arrive
-// at random (exponential gaps) and hold 16 requests on average (geometric). The loads are 0.5, 0.8
-// and 1.0 of what full batches of 32 reach, measured first; a request is due 4 times the time of
-// such a batch after its arrival, and goodput counts the answers that are not late.
+// at random (exponential gaps) and hold 16 requests on average (geometric), or as --burst says. The
+// loads are 0.5, 0.8 and 1.0 of what full batches of 32 reach, measured first; a request is due 4
+// times the time of such a batch after its arrival, and goodput counts the answers that are not
+// late.
 //
 //   fixed 32          runs when 32 wait, and not before; knows no deadlines. What is left at the
 //                     end of a trace is flushed.
@@ -44,7 +45,7 @@ using Adapter = ciuic::PackedAdapter<TokenId, TokenId>;
 using Batcher = ciuic::AdaptedBatcher<Adapter>;
 
 constexpr std::size_t kFixed = 32, kLargest = 64, kLeast = 8;
-constexpr int kShortest = 8, kLongest = 24, kPagesEach = 2, kMeanBurst = 16;
+constexpr int kShortest = 8, kLongest = 24, kPagesEach = 2;
 constexpr double kLoads[] = {0.5, 0.8, 1.0};
 
 double seconds_of(Duration d) { return std::chrono::duration<double>(d).count(); }
@@ -111,20 +112,24 @@ struct Request {
   std::vector<TokenId> prompt;
 };
 
-std::vector<Request> make_trace(unsigned seed, double rate, double seconds) {
+/// `rate * seconds` requests, the last after `seconds`: the load is exact, where it falls is not.
+std::vector<Request> make_trace(unsigned seed, double rate, double seconds, int mean_burst) {
   std::mt19937 random(seed);
-  std::exponential_distribution<double> gap(rate / kMeanBurst);
-  std::geometric_distribution<int> more(1.0 / kMeanBurst);  // mean kMeanBurst - 1
+  std::exponential_distribution<double> gap(1.0);
+  std::geometric_distribution<int> more(1.0 / mean_burst);  // mean: mean_burst - 1
   std::uniform_int_distribution<int> length(kShortest, kLongest),
       token(3, ciuic::bench::kRandomModelVocab - 1);
-  std::vector<Request> trace;
-  for (double now = gap(random); now < seconds; now += gap(random)) {
-    for (int burst = 1 + more(random); burst > 0; --burst) {
-      Request request{now, std::vector<TokenId>(static_cast<std::size_t>(length(random)))};
-      for (TokenId& id : request.prompt) id = token(random);
-      trace.push_back(std::move(request));
+  std::vector<Request> trace(static_cast<std::size_t>(rate * seconds));
+  double now = 0;
+  for (std::size_t i = 0, burst_end = 0; i < trace.size(); ++i) {
+    if (i == burst_end) {
+      now += gap(random);
+      burst_end += 1 + static_cast<std::size_t>(more(random));
     }
+    trace[i] = {now, std::vector<TokenId>(static_cast<std::size_t>(length(random)))};
+    for (TokenId& id : trace[i].prompt) id = token(random);
   }
+  for (Request& request : trace) request.arrival_s *= seconds / now;
   return trace;
 }
 
@@ -200,8 +205,7 @@ Figures run(ciuic::LanguageModel& model, const std::vector<Request>& trace, Way 
 /// Seconds of a full fixed batch, at saturation.
 double measure_full_batch(ciuic::LanguageModel& model) {
   reserve(model, kFixed);
-  std::vector<Request> many = make_trace(0, 1e6, 32 * 20e-6);
-  many.resize(std::min(many.size(), 20 * kFixed) / kFixed * kFixed);
+  const std::vector<Request> many = make_trace(0, 20 * kFixed, 1, 2);
   Batcher batcher(Scorer(model), Adapter(), options_of(fixed, 0));
   for (int round = 0; round < 2; ++round) {  // the first one warms up
     std::vector<ciuic::Future<ciuic::Rows<TokenId>>> futures;
@@ -221,7 +225,7 @@ double median(std::vector<double> values) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  int threads = 1;
+  int threads = 1, burst = 16;
   unsigned seeds = 3;
   double seconds = 8;
   std::filesystem::path directory = std::filesystem::temp_directory_path() / "ciuic-random-2layer";
@@ -229,6 +233,7 @@ int main(int argc, char** argv) {
     if (std::strcmp(argv[i], "--threads") == 0) threads = std::atoi(argv[i + 1]);
     if (std::strcmp(argv[i], "--seeds") == 0) seeds = static_cast<unsigned>(std::atoi(argv[i + 1]));
     if (std::strcmp(argv[i], "--seconds") == 0) seconds = std::atof(argv[i + 1]);
+    if (std::strcmp(argv[i], "--burst") == 0) burst = std::atoi(argv[i + 1]);
     if (std::strcmp(argv[i], "--dir") == 0) directory = argv[i + 1];
   }
   ciuic::bench::ensure_random_model(directory, 2);
@@ -240,16 +245,16 @@ int main(int argc, char** argv) {
   std::printf(
       "random 2-layer model, f32, %s, %d threads; a batch of 32 takes %.1f ms, so capacity is "
       "%.0f/s "
-      "and the deadline %.0f ms; %u seeds of %.0f s\n\n",
+      "and the deadline %.0f ms; %u seeds of %.0f s, bursts of %d\n\n",
       std::string(model->backend().isa()).c_str(), threads, 1e3 * full_batch_s, capacity,
-      4e3 * full_batch_s, seeds, seconds);
+      4e3 * full_batch_s, seeds, seconds, burst);
   std::printf(
       "| load | way | answers/s | in time/s | ratio | dropped | p50 ms | p99 ms | mean batch | "
       "utilisation | memory MiB |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
   for (const double load : kLoads) {
     std::vector<Figures> figures[3];
     for (unsigned seed = 1; seed <= seeds; ++seed) {
-      const std::vector<Request> trace = make_trace(seed, load * capacity, seconds);
+      const std::vector<Request> trace = make_trace(seed, load * capacity, seconds, burst);
       for (const Way way : {fixed, fixed_expiry, dynamic}) {
         figures[way].push_back(run(*model, trace, way, full_batch_s));
       }
