@@ -56,6 +56,7 @@ class AdaptedBatchFunction {
     work.items.clear();
     for (std::size_t i = 0; i < batch.size(); ++i) work.items.push_back(&batch[i]);
     if (Result<void> packed = adapter_->pack(work.items, work.input); !packed) return packed;
+    if constexpr (requires { work.output.clear(); }) work.output.clear();
     using Returned =
         std::invoke_result_t<Model&, const typename Adapter::Input&, typename Adapter::Output&>;
     if constexpr (std::is_same_v<Returned, Result<void>>) {
@@ -180,7 +181,7 @@ class AdaptedBatcher {
     }
     if (Result<void> valid = ciuic::validate(options); !valid) return valid;
     const std::size_t own = adapter.groups();
-    if (own == 0 || own * options.max_groups > 256) {
+    if (own == 0 || own > 256 || own * options.max_groups > 256) {
       return Error(ErrorCode::invalid_argument,
                    {"max_groups: wanted 1 to 256 with those of the adapter, got ",
                     std::to_string(options.max_groups), " times ", std::to_string(own)});
@@ -218,9 +219,15 @@ class AdaptedBatcher {
                 {"group: wanted below max_groups, ", std::to_string(limits_.max_groups), ", got ",
                  std::to_string(options.group)}));
     }
+    const std::size_t own = adapter_->compatible(item);
+    if (own >= adapter_->groups()) {
+      return Future<Answer>::failed(
+          Error(ErrorCode::contract_violation,
+                {"adapter: wanted compatible() below groups(), ",
+                 std::to_string(adapter_->groups()), ", got ", std::to_string(own)}));
+    }
     options.cost = adapter_->cost(item);
-    options.group =
-        static_cast<std::uint16_t>(options.group * adapter_->groups() + adapter_->compatible(item));
+    options.group = static_cast<std::uint16_t>(options.group * adapter_->groups() + own);
     return batcher_->submit(std::move(item), options);
   }
   Future<Answer> submit_split(const Item& item, std::size_t count, SubmitOptions options) {

@@ -35,7 +35,8 @@ namespace ciuic::inline CIUIC_ABI {
 
 /// See the top of this file. All functions are const and called from several threads at once.
 /// `pack` fills `input` with the items in order, whatever it held before; an error fails them all.
-/// `unpack` reads the answer to the i-th of them.
+/// `unpack` reads the answer to the i-th of them. An output that has `clear()` is cleared before
+/// the model runs, so that one the model forgets to write is no answer of an earlier batch.
 template <class A>
 concept BatchAdapter = std::default_initializable<typename A::Input> &&
     std::default_initializable<typename A::Output> &&
@@ -88,6 +89,7 @@ class Rows {
     values_.resize(rows * width);
     return values_;
   }
+  void clear() noexcept { values_.clear(); }
   std::size_t rows() const noexcept { return width_ == 0 ? 0 : values_.size() / width_; }
   std::size_t width() const noexcept { return width_; }
   std::span<T> values() noexcept { return values_; }
