@@ -12,7 +12,7 @@
 
 namespace ciuic::bench {
 namespace {
-constexpr int kLayers = 12, kModel = 768, kFfn = 2048;
+constexpr int kModel = 768, kFfn = 2048;
 }
 
 void fail(const Error& error) {
@@ -20,12 +20,13 @@ void fail(const Error& error) {
   std::exit(1);
 }
 
-void ensure_random_model(const std::filesystem::path& directory) {
+void ensure_random_model(const std::filesystem::path& directory, int layers) {
   if (std::filesystem::exists(directory / "model.safetensors")) return;
   std::filesystem::create_directories(directory);
   std::ofstream(directory / "config.json")
       << R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama",
-"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12,
+"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": )"
+      << layers << R"(, "num_attention_heads": 12,
 "num_key_value_heads": 12, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "vocab_size": 32000,
 "max_position_embeddings": 1024, "tie_word_embeddings": false, "hidden_act": "silu", "bos_token_id": 1,
 "eos_token_id": 2})";
@@ -54,7 +55,7 @@ void ensure_random_model(const std::filesystem::path& directory) {
                        std::vector<std::uint16_t>(kModel, bf16::from_float(1.0f).bits)});
   };
   matrix("model.embed_tokens.weight", kRandomModelVocab, kModel);
-  for (int i = 0; i < kLayers; ++i) {
+  for (int i = 0; i < layers; ++i) {
     const std::string layer = "model.layers." + std::to_string(i) + ".";
     norm(layer + "input_layernorm.weight");
     norm(layer + "post_attention_layernorm.weight");

@@ -19,7 +19,8 @@ inline constexpr double kRandomModelReadBytes =
 /// Prints the error and ends the program: what a benchmark does with one.
 [[noreturn]] void fail(const Error& error);
 
-/// Writes the directory unless it is there. Always the same weights.
-void ensure_random_model(const std::filesystem::path& directory);
+/// Writes the directory unless it is there. Always the same weights. With fewer layers than the 12
+/// it is a smaller model for what needs many short runs.
+void ensure_random_model(const std::filesystem::path& directory, int layers = 12);
 
 }  // namespace ciuic::bench

@@ -223,3 +223,13 @@ TEST_CASE("executor: one that takes nothing fails the request instead of losing 
   CHECK(answer.error().message() == "the host's executor takes no more tasks");
   CHECK(batcher.stats().pending() == 0);
 }
+
+TEST_CASE("host-driven: run_one at the end of time runs what waits, and expires only deadlines") {
+  ManualClock clock;
+  Batcher batcher(doubled, {.max_batch_size = 4, .workers = 0, .host = {.clock = &clock}});
+  Future<int> without = batcher.submit(1);
+  Future<int> with = batcher.submit(2, {.timeout = 1h});
+  while (batcher.stats().pending() > 0) batcher.run_one(kNever);
+  CHECK(without.get().value() == 2);
+  CHECK(with.get().error().code() == ErrorCode::expired);
+}

@@ -187,7 +187,9 @@ class BatchCore {
   BatchAction expire(TimePoint now) noexcept {
     advance(now);
     std::size_t n = expire_waiting(now_, 0);
-    for (; n < batch_.size() && running_deadlines_.first_deadline() <= now_; ++n) {
+    for (; n < batch_.size() && !running_deadlines_.empty() &&
+           running_deadlines_.first_deadline() <= now_;
+         ++n) {
       batch_[n] = handle(running_deadlines_.first_slot());
       running_deadlines_.erase(batch_[n].index);
     }
@@ -499,7 +501,9 @@ class BatchCore {
 
   /// Expires waiting requests whose deadline is at `until` or before; `n` are reported already.
   std::size_t expire_waiting(TimePoint until, std::size_t n) noexcept {
-    for (; n < batch_.size() && waiting_deadlines_.first_deadline() <= until; ++n) {
+    for (; n < batch_.size() && !waiting_deadlines_.empty() &&
+           waiting_deadlines_.first_deadline() <= until;
+         ++n) {
       const std::uint32_t slot = waiting_deadlines_.first_slot();
       batch_[n] = handle(slot);
       leave_queue(slot, SlotState::finished);

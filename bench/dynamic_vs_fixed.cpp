@@ -1,0 +1,283 @@
+// Fixed batches of 32 against dynamic ones of 8 to 64, on one model, one thread budget and the same
+// bursty arrivals.
+//
+//   dynamic_vs_fixed [--threads 1] [--seeds 3] [--seconds 8] [--burst 16] [--dir DIR]
+//
+// The model is a random Llama of 2 layers (d_model 768, d_ff 2048, vocabulary 32,000) that scores
+// prompts of 8 to 24 tokens in one pass, packed end to end: one token out for each. Bursts arrive
+// at random (exponential gaps) and hold 16 requests on average (geometric), or as --burst says. The
+// loads are 0.5, 0.8 and 1.0 of what full batches of 32 reach, measured first; a request is due 4
+// times the time of such a batch after its arrival, and goodput counts the answers that are not
+// late.
+//
+//   fixed 32          runs when 32 wait, and not before; knows no deadlines. What is left at the
+//                     end of a trace is flushed.
+//   fixed 32, expiry  the same, and drops what is late before it runs
+//   dynamic 8 to 64   DynamicBatcher: at once when 8 wait, otherwise after a quarter of a batch's
+//                     time; drops what the batch about to start could not answer in time
+//
+// Latencies run from the arrival that the trace says to the answer, and are of answers only: what
+// was dropped has its own column. Ways take turns on each trace; figures are medians over seeds.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "ciuic/batching/adapted_batcher.hpp"
+#include "ciuic/batching/packed_adapter.hpp"
+#include "ciuic/model/language_model.hpp"
+#include "support/random_model.hpp"
+
+namespace {
+
+using ciuic::Duration;
+using ciuic::TimePoint;
+using ciuic::TokenId;
+using Adapter = ciuic::PackedAdapter<TokenId, TokenId>;
+using Batcher = ciuic::AdaptedBatcher<Adapter>;
+
+constexpr std::size_t kFixed = 32, kLargest = 64, kLeast = 8;
+constexpr int kShortest = 8, kLongest = 24, kPagesEach = 2;
+constexpr double kLoads[] = {0.5, 0.8, 1.0};
+
+double seconds_of(Duration d) { return std::chrono::duration<double>(d).count(); }
+Duration duration_of(double seconds) {
+  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
+}
+
+/// A step over the prompts of a batch.
+class Scorer {
+ public:
+  explicit Scorer(ciuic::LanguageModel& model) : model_(model), pages_(kLargest * kPagesEach) {
+    for (std::size_t i = 0; i < pages_.size(); ++i) pages_[i] = static_cast<std::int32_t>(i);
+  }
+  ciuic::Result<void> operator()(const ciuic::PackedInput<TokenId>& in, ciuic::Rows<TokenId>& out) {
+    steps_.resize(in.requests);
+    results_.resize(in.requests);
+    for (std::size_t i = 0; i < in.requests; ++i) {
+      steps_[i] = {.tokens = in.sequence(i),
+                   .pages = std::span(pages_).subspan(i * kPagesEach, kPagesEach)};
+    }
+    if (auto ran = model_.step(steps_, results_); !ran) return ran;
+    const auto rows = out.resize(in.requests, 1);
+    for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = results_[i].token;
+    return {};
+  }
+
+ private:
+  ciuic::LanguageModel& model_;
+  std::vector<std::int32_t> pages_;
+  std::vector<ciuic::SequenceStep> steps_;
+  std::vector<ciuic::StepResult> results_;
+};
+
+/// DelayPolicy that looks ahead: what the batch about to start could not answer in time is expired.
+/// A batch is taken to need its size times the usual time of a request, plus twice the usual error.
+class LookAhead final : public ciuic::BatchPolicy {
+ public:
+  void bind(const ciuic::BatchLimits& limits) noexcept override {
+    largest_ = limits.max_batch_size;
+    delay_.bind(limits);
+  }
+  ciuic::BatchDecision decide(const ciuic::QueueView& view) noexcept override {
+    next_ = std::min(view.waiting, largest_);
+    return delay_.decide(view);
+  }
+  TimePoint hopeless_before(TimePoint now) noexcept override {
+    return now + duration_of(static_cast<double>(next_) * (mean_ + 2 * error_));
+  }
+  void on_finish(const ciuic::BatchReport& report) noexcept override {
+    const double each = seconds_of(report.execution) / static_cast<double>(report.shape.count);
+    if (mean_ == 0) mean_ = each;
+    error_ += 0.1 * (std::abs(each - mean_) - error_);
+    mean_ += 0.1 * (each - mean_);
+  }
+
+ private:
+  ciuic::DelayPolicy delay_;
+  std::size_t largest_ = 1, next_ = 1;
+  double mean_ = 0, error_ = 0;  // seconds a request
+};
+
+struct Request {
+  double arrival_s;
+  std::vector<TokenId> prompt;
+};
+
+/// `rate * seconds` requests, the last after `seconds`: the load is exact, where it falls is not.
+std::vector<Request> make_trace(unsigned seed, double rate, double seconds, int mean_burst) {
+  std::mt19937 random(seed);
+  std::exponential_distribution<double> gap(1.0);
+  std::geometric_distribution<int> more(1.0 / mean_burst);  // mean: mean_burst - 1
+  std::uniform_int_distribution<int> length(kShortest, kLongest),
+      token(3, ciuic::bench::kRandomModelVocab - 1);
+  std::vector<Request> trace(static_cast<std::size_t>(rate * seconds));
+  double now = 0;
+  for (std::size_t i = 0, burst_end = 0; i < trace.size(); ++i) {
+    if (i == burst_end) {
+      now += gap(random);
+      burst_end += 1 + static_cast<std::size_t>(more(random));
+    }
+    trace[i] = {now, std::vector<TokenId>(static_cast<std::size_t>(length(random)))};
+    for (TokenId& id : trace[i].prompt) id = token(random);
+  }
+  for (Request& request : trace) request.arrival_s *= seconds / now;
+  return trace;
+}
+
+enum Way { fixed, fixed_expiry, dynamic };
+constexpr const char* kNames[] = {"fixed 32", "fixed 32, expiry", "dynamic 8 to 64"};
+
+struct Figures {
+  double answers_per_s = 0, goodput_per_s = 0, dropped = 0, p50_ms = 0, p99_ms = 0, mean_batch = 0,
+         utilisation = 0, memory_mib = 0;
+};
+
+ciuic::BatcherOptions options_of(Way way, double full_batch_s) {
+  ciuic::BatcherOptions options{.max_batch_size = way == dynamic ? kLargest : kFixed,
+                                .min_batch_size = way == dynamic ? kLeast : kFixed,
+                                .max_queue_delay = std::chrono::hours(1),
+                                .queue_capacity = 1 << 16};
+  if (way == dynamic) options.max_queue_delay = duration_of(full_batch_s / 4);
+  return options;
+}
+
+void reserve(ciuic::LanguageModel& model, std::size_t batch) {
+  const auto n = static_cast<std::int32_t>(batch);
+  const auto reserved = model.reserve(n * kPagesEach, n * kLongest, n);
+  if (!reserved) ciuic::bench::fail(reserved.error());
+}
+
+Figures run(ciuic::LanguageModel& model, const std::vector<Request>& trace, Way way,
+            double full_batch_s) {
+  const ciuic::BatcherOptions options = options_of(way, full_batch_s);
+  reserve(model, options.max_batch_size);
+  Batcher batcher(
+      Scorer(model), Adapter(), options,
+      way == dynamic ? std::make_unique<LookAhead>() : std::unique_ptr<ciuic::BatchPolicy>());
+  const Duration due = duration_of(4 * full_batch_s);
+  std::vector<double> latencies(trace.size(), -1.0);  // below 0: dropped
+  const TimePoint start = std::chrono::steady_clock::now();
+  for (std::size_t i = 0; i < trace.size(); ++i) {
+    const TimePoint arrival = start + duration_of(trace[i].arrival_s);
+    std::this_thread::sleep_until(arrival);
+    batcher.submit(trace[i].prompt, {.deadline = way == fixed ? ciuic::kNever : arrival + due})
+        .on_ready([&latency = latencies[i], arrival](const auto& answer) {
+          if (answer) latency = seconds_of(std::chrono::steady_clock::now() - arrival);
+        });
+  }
+  if (const auto drained = batcher.drain(); !drained) ciuic::bench::fail(drained.error());
+  const double seconds = seconds_of(std::chrono::steady_clock::now() - start);
+  const ciuic::BatcherStats stats = batcher.stats();
+
+  std::vector<double> answered;
+  double in_time = 0;
+  for (const double latency : latencies) {
+    if (latency < 0) continue;
+    answered.push_back(latency);
+    in_time += latency <= seconds_of(due);
+  }
+  std::sort(answered.begin(), answered.end());
+  const auto quantile_ms = [&](double q) {
+    return 1e3 * answered[static_cast<std::size_t>(q * static_cast<double>(answered.size() - 1))];
+  };
+  const ciuic::ModelMemory memory = model.memory();
+  return {.answers_per_s = static_cast<double>(answered.size()) / seconds,
+          .goodput_per_s = in_time / seconds,
+          .dropped = 1.0 - static_cast<double>(answered.size()) / static_cast<double>(trace.size()),
+          .p50_ms = quantile_ms(0.5),
+          .p99_ms = quantile_ms(0.99),
+          .mean_batch = stats.mean_batch(),
+          .utilisation = seconds_of(stats.total_execution) / seconds,
+          .memory_mib =
+              static_cast<double>(memory.weights_bytes + memory.kv_bytes + memory.step_bytes) /
+              (1 << 20)};
+}
+
+/// Seconds of a full fixed batch, at saturation.
+double measure_full_batch(ciuic::LanguageModel& model) {
+  reserve(model, kFixed);
+  const std::vector<Request> many = make_trace(0, 20 * kFixed, 1, 2);
+  Batcher batcher(Scorer(model), Adapter(), options_of(fixed, 0));
+  for (int round = 0; round < 2; ++round) {  // the first one warms up
+    std::vector<ciuic::Future<ciuic::Rows<TokenId>>> futures;
+    for (const Request& request : many) futures.push_back(batcher.submit(request.prompt));
+    for (auto& future : futures) {
+      if (const auto answer = future.get(); !answer) ciuic::bench::fail(answer.error());
+    }
+  }
+  return seconds_of(batcher.stats().mean_execution());
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  int threads = 1, burst = 16;
+  unsigned seeds = 3;
+  double seconds = 8;
+  std::filesystem::path directory = std::filesystem::temp_directory_path() / "ciuic-random-2layer";
+  for (int i = 1; i + 1 < argc; i += 2) {
+    if (std::strcmp(argv[i], "--threads") == 0) threads = std::atoi(argv[i + 1]);
+    if (std::strcmp(argv[i], "--seeds") == 0) seeds = static_cast<unsigned>(std::atoi(argv[i + 1]));
+    if (std::strcmp(argv[i], "--seconds") == 0) seconds = std::atof(argv[i + 1]);
+    if (std::strcmp(argv[i], "--burst") == 0) burst = std::atoi(argv[i + 1]);
+    if (std::strcmp(argv[i], "--dir") == 0) directory = argv[i + 1];
+  }
+  ciuic::bench::ensure_random_model(directory, 2);
+  auto model = ciuic::LanguageModel::load(directory, {.threads = threads});
+  if (!model) ciuic::bench::fail(model.error());
+
+  const double full_batch_s = measure_full_batch(*model);
+  const double capacity = static_cast<double>(kFixed) / full_batch_s;
+  std::printf(
+      "random 2-layer model, f32, %s, %d threads; a batch of 32 takes %.1f ms, so capacity is "
+      "%.0f/s "
+      "and the deadline %.0f ms; %u seeds of %.0f s, bursts of %d\n\n",
+      std::string(model->backend().isa()).c_str(), threads, 1e3 * full_batch_s, capacity,
+      4e3 * full_batch_s, seeds, seconds, burst);
+  std::printf(
+      "| load | way | answers/s | in time/s | ratio | dropped | p50 ms | p99 ms | mean batch | "
+      "utilisation | memory MiB |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
+  for (const double load : kLoads) {
+    std::vector<Figures> figures[3];
+    for (unsigned seed = 1; seed <= seeds; ++seed) {
+      const std::vector<Request> trace = make_trace(seed, load * capacity, seconds, burst);
+      for (const Way way : {fixed, fixed_expiry, dynamic}) {
+        figures[way].push_back(run(*model, trace, way, full_batch_s));
+      }
+    }
+    for (const Way way : {fixed, fixed_expiry, dynamic}) {
+      const auto field = [&](double Figures::*member, Way of) {
+        std::vector<double> values;
+        for (const Figures& f : figures[of]) values.push_back(f.*member);
+        return median(values);
+      };
+      std::vector<double> ratios;  // of the same trace
+      for (std::size_t i = 0; i < figures[way].size(); ++i) {
+        ratios.push_back(figures[way][i].goodput_per_s / figures[fixed][i].goodput_per_s);
+      }
+      std::printf(
+          "| %.1f | %s | %.0f | %.0f | %.2f | %.1f %% | %.0f | %.0f | %.1f | %.0f %% | %.0f |\n",
+          load, kNames[way], field(&Figures::answers_per_s, way),
+          field(&Figures::goodput_per_s, way), median(ratios), 100 * field(&Figures::dropped, way),
+          field(&Figures::p50_ms, way), field(&Figures::p99_ms, way),
+          field(&Figures::mean_batch, way), 100 * field(&Figures::utilisation, way),
+          field(&Figures::memory_mib, way));
+    }
+    std::fflush(stdout);
+  }
+  std::printf("\nat the end a batch of 32 takes %.1f ms\n", 1e3 * measure_full_batch(*model));
+}
