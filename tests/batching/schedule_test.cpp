@@ -357,7 +357,9 @@ class BatcherWorld {
       require(!fate.cancelled, "an answer although cancel() had won");
       require(!fate.poison, "an answer to a request that its model fails on");
       if (at_once && is_prompt()) {
-        require(now <= fate.submitted + options_.max_queue_delay, "an answer that is late");
+        const bool waits = options_.min_batch_size != 1 && options_.max_batch_size != 1;
+        const Duration allowed = waits ? options_.max_queue_delay : Duration{0};
+        require(now <= fate.submitted + allowed, "an answer that is late");
       }
       return;
     }
@@ -698,6 +700,40 @@ void batcher_world(Dice& dice, const simulated::Plan& plan) {
   BatcherWorld(dice, plan, drive, faults).run();
 }
 
+/// Two requests for one place, and a drain: the second takes the first one's, or comes too late.
+void shed_while_draining_world(Dice& dice, const simulated::Plan&) {
+  BatcherOptions options;
+  options.max_batch_size = options.queue_capacity = 1;
+  options.overload = Overload::shed;
+  options.workers = static_cast<unsigned>(dice.below(2));
+  options.host.clock = &simulated_clock;
+  Batcher batcher([](Items& batch) { batch.resolve(0, 1); }, options);
+  std::vector<Thread> threads;
+  for (int i = 0; i < 2; ++i)
+    start(threads, [&, i] { static_cast<void>(batcher.submit(i).get()); });
+  require(bool(batcher.drain()), "drain() failed");
+}
+
+/// A worker that spins until a batch closes, and a request with an earlier deadline.
+void deadline_in_final_spin_world(Dice&, const simulated::Plan& plan) {
+  BatcherOptions options;
+  options.max_batch_size = 3;
+  options.queue_capacity = 4;
+  options.max_queue_delay = 8us;
+  options.final_spin = 4us;
+  options.host.clock = &simulated_clock;
+  Batcher batcher([](Items&) {}, options);
+  std::vector<Thread> threads;
+  for (const TimePoint end : {simulated::now() + 4us, simulated::now() + 1us}) {
+    start(threads, [&, end] {
+      Future<int> future = batcher.submit(1, {.deadline = end});
+      const bool waits = !future.is_ready();
+      static_cast<void>(future.get());
+      require(!waits || !plan.punctual || simulated::now() <= end, "expired late");
+    });
+  }
+}
+
 }  // namespace
 
 TEST_CASE("Inbox: the bell rings for whoever sleeps, and nothing is lost or taken twice") {
@@ -737,4 +773,10 @@ TEST_CASE("A batcher whose threads do not all start says so, and answers everybo
         require(future.get().error().code() == ErrorCode::out_of_memory, "another error");
       },
       true);
+}
+TEST_CASE("Drain ends although its last request is shed for one that comes too late") {
+  explore(60, shed_while_draining_world);
+}
+TEST_CASE("The final spin before a close time sees a request with an earlier deadline") {
+  explore(60, deadline_in_final_spin_world);
 }
