@@ -799,10 +799,10 @@ void blocked_at_the_end_world(Dice& dice, const simulated::Plan&) {
 }  // namespace
 
 TEST_CASE("Inbox: the bell rings for whoever sleeps, and nothing is lost or taken twice") {
-  explore(60, inbox_world);
+  explore(70, inbox_world);
 }
 TEST_CASE("Promise and future: whoever resolves, cancels, drops or waits, one answer is given") {
-  explore(30, promise_world);
+  explore(35, promise_world);
 }
 TEST_CASE("Workers: every request is resolved once and in time, nothing is lost, stop is the end") {
   explore(300, batcher_world<Drive::workers, Faults::none>);
@@ -817,7 +817,7 @@ TEST_CASE("Executor: failing models") {
   explore(300, batcher_world<Drive::executor, Faults::some>);
 }
 TEST_CASE("Host-driven: the same with threads that call run_one()") {
-  explore(300, batcher_world<Drive::host, Faults::some>);
+  explore(260, batcher_world<Drive::host, Faults::some>);
 }
 TEST_CASE("A batcher whose threads do not all start says so, and answers everybody") {
   explore(
@@ -837,17 +837,17 @@ TEST_CASE("A batcher whose threads do not all start says so, and answers everybo
       true);
 }
 TEST_CASE("Drain ends although its last request is shed for one that comes too late") {
-  explore(60, shed_while_draining_world);
+  explore(90, shed_while_draining_world);
 }
 TEST_CASE("The final spin before a close time sees a request with an earlier deadline") {
-  explore(60, deadline_in_final_spin_world);
+  explore(180, deadline_in_final_spin_world);
 }
 TEST_CASE("Workers: deadlines fire at their time although every worker runs a model") {
-  explore(150, deadlines_while_running_world<Drive::workers>);
+  explore(300, deadlines_while_running_world<Drive::workers>);
 }
 TEST_CASE("Executor: deadlines fire at their time although every pump runs a model") {
-  explore(150, deadlines_while_running_world<Drive::executor>);
+  explore(300, deadlines_while_running_world<Drive::executor>);
 }
 TEST_CASE("Whoever blocks for room is woken by drain, stop, his stop token and his deadline") {
-  explore(60, blocked_at_the_end_world);
+  explore(120, blocked_at_the_end_world);
 }
