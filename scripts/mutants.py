@@ -31,6 +31,7 @@ TESTS = {
     "schedule": (["tests/batching/schedule_test.cpp", "tests/support/ciuic_sync_simulated.cpp"],
                  ["-DCIUIC_SYNC_SIMULATED"]),
     "core": (["tests/batching/batch_core_test.cpp", "tests/batching/batch_core_random_test.cpp"], []),
+    "inbox": (["tests/batching/inbox_test.cpp"], []),
     "batcher": (["tests/batching/dynamic_batcher_test.cpp", "tests/batching/host_driven_test.cpp",
                  "tests/batching/executor_test.cpp"], []),
     "ledger": (["tests/batching/ledger_test.cpp"], []),
@@ -47,7 +48,7 @@ def file(name, tests):
     return add
 
 
-m = file("inbox", SHELL)
+m = file("inbox", ["inbox", "schedule"])
 m("if ((head & kClosed) != 0) return Pushed::closed;", "", "a closed inbox takes more")
 m("if (waiting >= capacity_)", "if (waiting > capacity_)", "one above the capacity")
 m("- bell_count_.load(std::memory_order_relaxed)) >= 0", "- bell_count_.load(std::memory_order_relaxed)) > 0",
@@ -213,8 +214,10 @@ m("    running_deadlines_.erase(slot.index);\n    nodes_", "    nodes_", "who ha
 m("    group.cost -= node.cost;\n", "", "a group's cost only grows")
 m("    waiting_cost_ -= node.cost;\n", "", "the waiting cost only grows")
 m("limits_.priority_ageing) <= now_;", "limits_.priority_ageing) < now_;", "ages a tick late")
-m("rest.wake_count = std::min(rest.wake_count, waiting_ + more);", "rest.wake_count = std::min(rest.wake_count, waiting_ + more + 1);",
-  "woken one request too late")
+m("rest.wake_count = std::min({rest.wake_count, waiting_ + more, full});",
+  "rest.wake_count = std::min({rest.wake_count, waiting_ + more + 1, full});", "woken one request too late")
+m("rest.wake_count = std::min({rest.wake_count, waiting_ + more, full});",
+  "rest.wake_count = std::min(rest.wake_count, waiting_ + more);", "a full queue wakes nobody")
 m("rest.when = std::min(rest.when, closure.decision.when);", "", "a close time is forgotten")
 m("    ++nodes_[slot.index].generation;\n", "", "a stale handle is valid")
 m("closing_ = std::max(closing_, Closing::drain);", "closing_ = Closing::drain;", "drain() undoes stop()")
