@@ -190,7 +190,9 @@ TEST_CASE("Waiting and outstanding requests are bounded apart") {
 
 TEST_CASE("A queue smaller than the batch is full when it can grow no further") {
   BatchCore core({.max_batch_size = 32, .max_queue_delay = 1h, .queue_capacity = 4});
-  for (int i = 0; i < 4; ++i) REQUIRE(core.submit(at(0ms), {}));
+  REQUIRE(core.submit(at(0ms), {}));
+  CHECK(core.poll(at(0ms)).wake_count == 4);  // whoever sleeps is to be woken by the fourth
+  for (int i = 0; i < 3; ++i) REQUIRE(core.submit(at(0ms), {}));
   CHECK(core.poll(at(0ms)).reason == CloseReason::full);
 }
 

@@ -184,7 +184,7 @@ class BatcherWorld {
     if (drive_ == Drive::executor) {
       moody_ = dice_.chance(2);
       executor.emplace(dice_,
-                       ThreadPoolOptions{.threads = options_.workers,
+                       ThreadPoolOptions{.threads = options_.workers + 1,
                                          .queue_capacity = moody_ ? dice_.pick(1, 4) : 64,
                                          .host = {.clock = &simulated_clock}},
                        moody_);
@@ -357,7 +357,9 @@ class BatcherWorld {
       require(!fate.cancelled, "an answer although cancel() had won");
       require(!fate.poison, "an answer to a request that its model fails on");
       if (at_once && is_prompt()) {
-        require(now <= fate.submitted + options_.max_queue_delay, "an answer that is late");
+        const bool waits = options_.min_batch_size != 1 && options_.max_batch_size != 1;
+        const Duration allowed = waits ? options_.max_queue_delay : Duration{0};
+        require(now <= fate.submitted + allowed, "an answer that is late");
       }
       return;
     }
@@ -403,7 +405,7 @@ class BatcherWorld {
   Result<void> model(Items& batch) {
     ++running_;
     require(!stopped_, "the model runs after stop()");
-    if (drive_ == Drive::workers) {
+    if (drive_ != Drive::host) {
       require(running_ <= static_cast<int>(options_.workers), "more batches than workers");
     }
     require(batch.size() >= 1 && batch.size() <= options_.max_batch_size,
@@ -698,13 +700,109 @@ void batcher_world(Dice& dice, const simulated::Plan& plan) {
   BatcherWorld(dice, plan, drive, faults).run();
 }
 
+/// Two requests for one place, and a drain: the second takes the first one's, or comes too late.
+void shed_while_draining_world(Dice& dice, const simulated::Plan&) {
+  BatcherOptions options;
+  options.max_batch_size = options.queue_capacity = 1;
+  options.overload = Overload::shed;
+  options.workers = static_cast<unsigned>(dice.below(2));
+  options.host.clock = &simulated_clock;
+  Batcher batcher([](Items& batch) { batch.resolve(0, 1); }, options);
+  std::vector<Thread> threads;
+  for (int i = 0; i < 2; ++i)
+    start(threads, [&, i] { static_cast<void>(batcher.submit(i).get()); });
+  require(bool(batcher.drain()), "drain() failed");
+}
+
+/// A worker that spins until a batch closes, and a request with an earlier deadline.
+void deadline_in_final_spin_world(Dice&, const simulated::Plan& plan) {
+  BatcherOptions options;
+  options.max_batch_size = 3;
+  options.queue_capacity = 4;
+  options.max_queue_delay = 8us;
+  options.final_spin = 4us;
+  options.host.clock = &simulated_clock;
+  Batcher batcher([](Items&) {}, options);
+  std::vector<Thread> threads;
+  for (const TimePoint end : {simulated::now() + 4us, simulated::now() + 1us}) {
+    start(threads, [&, end] {
+      Future<int> future = batcher.submit(1, {.deadline = end});
+      const bool waits = !future.is_ready();
+      static_cast<void>(future.get());
+      require(!waits || !plan.punctual || simulated::now() <= end, "expired late");
+    });
+  }
+}
+
+/// Every worker runs a slow model while deadlines pass: of what waits and of what runs.
+template <Drive drive>
+void deadlines_while_running_world(Dice& dice, const simulated::Plan& plan) {
+  BatcherOptions options;
+  options.max_batch_size = 1;
+  options.queue_capacity = 4;
+  options.workers = static_cast<unsigned>(dice.pick(1, 2));
+  options.host.clock = &simulated_clock;
+  std::optional<ThreadPool> pool;
+  if (drive == Drive::executor) {  // one thread more: for the ticks
+    pool.emplace(ThreadPoolOptions{options.workers + 1, 64, {.clock = &simulated_clock}});
+    options.host.executor = &*pool;
+  }
+  Batcher batcher(
+      [&](Items& batch) {
+        sleep_for(20us);
+        batch.resolve(0, answer_to(batch[0]));
+      },
+      options);
+  std::vector<Thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    start(threads, [&, i, time = micros(dice.pick(1, 9)), pause = micros(dice.below(4))] {
+      sleep_for(pause);
+      const TimePoint end = simulated::now() + time;
+      Future<int> future = batcher.submit(i, {.timeout = time});
+      const Result<int> result = future.get();
+      if (!plan.punctual) return;  // the model may be as late as the timer
+      require(!result && result.error().code() == ErrorCode::expired, "another error");
+      require(simulated::now() <= end, "expired late");
+    });
+  }
+}
+
+/// Somebody blocks for room that nobody will make: only the end wakes him.
+void blocked_at_the_end_world(Dice& dice, const simulated::Plan&) {
+  BatcherOptions options;
+  options.max_batch_size = options.queue_capacity = options.max_outstanding = 1;
+  options.overload = Overload::block;
+  options.host.clock = &simulated_clock;
+  Batcher batcher([](Items& batch) { batch.resolve(0, 1); }, options);
+  Future<int> held = batcher.submit(0);
+  StopSource source;
+  std::vector<Thread> threads;
+  const std::size_t way = dice.below(4);
+  start(threads, [&] {
+    SubmitOptions terms{.stop_token = source.get_token()};
+    if (way == 3) terms.timeout = 5us;
+    const ErrorCode code = batcher.submit(1, terms).get().error().code();
+    require(code == (way == 2   ? ErrorCode::cancelled
+                     : way == 3 ? ErrorCode::queue_full
+                                : ErrorCode::shutting_down) ||
+                (way == 3 && code == ErrorCode::expired),
+            "another error");
+  });
+  hesitate(dice.below(20));
+  if (way == 0) require(bool(batcher.drain()), "drain() failed");
+  if (way == 1) require(bool(batcher.stop()), "stop() failed");
+  if (way == 2) source.request_stop();
+  threads.clear();
+  require(way == 1 || held.get().has_value(), "the first was not answered");
+}
+
 }  // namespace
 
 TEST_CASE("Inbox: the bell rings for whoever sleeps, and nothing is lost or taken twice") {
-  explore(60, inbox_world);
+  explore(70, inbox_world);
 }
 TEST_CASE("Promise and future: whoever resolves, cancels, drops or waits, one answer is given") {
-  explore(30, promise_world);
+  explore(35, promise_world);
 }
 TEST_CASE("Workers: every request is resolved once and in time, nothing is lost, stop is the end") {
   explore(300, batcher_world<Drive::workers, Faults::none>);
@@ -719,7 +817,7 @@ TEST_CASE("Executor: failing models") {
   explore(300, batcher_world<Drive::executor, Faults::some>);
 }
 TEST_CASE("Host-driven: the same with threads that call run_one()") {
-  explore(300, batcher_world<Drive::host, Faults::some>);
+  explore(260, batcher_world<Drive::host, Faults::some>);
 }
 TEST_CASE("A batcher whose threads do not all start says so, and answers everybody") {
   explore(
@@ -737,4 +835,19 @@ TEST_CASE("A batcher whose threads do not all start says so, and answers everybo
         require(future.get().error().code() == ErrorCode::out_of_memory, "another error");
       },
       true);
+}
+TEST_CASE("Drain ends although its last request is shed for one that comes too late") {
+  explore(90, shed_while_draining_world);
+}
+TEST_CASE("The final spin before a close time sees a request with an earlier deadline") {
+  explore(180, deadline_in_final_spin_world);
+}
+TEST_CASE("Workers: deadlines fire at their time although every worker runs a model") {
+  explore(300, deadlines_while_running_world<Drive::workers>);
+}
+TEST_CASE("Executor: deadlines fire at their time although every pump runs a model") {
+  explore(300, deadlines_while_running_world<Drive::executor>);
+}
+TEST_CASE("Whoever blocks for room is woken by drain, stop, his stop token and his deadline") {
+  explore(120, blocked_at_the_end_world);
 }

@@ -137,6 +137,8 @@ struct Fiber {
   State state = ended;
   bool spinning = false;  // lets everybody else go first
   bool looping = false;   // has done nothing but look since it last did so
+  bool in_vain = false;   // and found the world as it was at time `seen`
+  std::uint64_t seen = 0;
   std::int64_t priority = 0;
   bool (*ready)(const void*) = nullptr;  // blocked
   const void* on = nullptr;              // blocked or asleep
@@ -156,7 +158,6 @@ class Scheduler {
     now_ = TimePoint(std::chrono::seconds(1));
     started_ = alive_ = 0;
     lowest_ = 0;
-    idle_turns_ = 0;
     const std::uint64_t kind = random(4);
     walks_ = kind == 0;
     delays_stores_ = random(2) == 0;
@@ -190,7 +191,7 @@ class Scheduler {
     if (started_ == fibers_.size()) fibers_.push_back(std::make_unique<Fiber>());
     Fiber& fiber = *fibers_[started_];
     fiber.state = Fiber::runnable;
-    fiber.spinning = fiber.looping = false;
+    fiber.spinning = fiber.looping = fiber.in_vain = false;
     fiber.priority = static_cast<std::int64_t>(random(1u << 20)) + 16;
     fiber.stores.clear();
     fiber.body = std::move(body);
@@ -206,18 +207,20 @@ class Scheduler {
     if (!plan_.punctual && random(16) == 0) now_ += Duration(random(1000));
     if (is_now(jumps_)) now_ = std::max(now_, std::min(next_timer(), now_ + kLongestJump));
     if (is_now(surprises_)) notify(nullptr, false);
-    if (!current().looping) idle_turns_ = 0;
+    if (!current().looping) ++world_;
     if (is_now(changes_)) current().priority = static_cast<std::int64_t>(random(15)) + 1;
     reschedule();
   }
   void spin() noexcept {
     if (++outcome_.steps > plan_.most_steps) fail("no end, a livelock:" + description());
     Fiber& self = current();
+    self.in_vain = self.looping && self.seen == world_;
     drain(self);
     self.priority = --lowest_;
     self.spinning = self.looping = true;
     reschedule();
     self.spinning = false;
+    self.seen = world_;
   }
   void block(Fiber::State state, bool (*ready)(const void*), const void* on, const char* what,
              TimePoint until) noexcept {
@@ -308,7 +311,7 @@ class Scheduler {
   /// The fiber to go on with; -1 when there is none.
   int choose() noexcept {
     for (;;) {
-      int best = -1, patient = -1;  // of all; of those who spin, who has not looked for longest
+      int best = -1, patient = -1;  // of all; of those who spin, who may see news
       std::uint64_t runnable = 0, spinning = 0;
       const auto before = [&](int a, int b) {
         return b < 0 || fiber(a).priority > fiber(b).priority;
@@ -319,16 +322,16 @@ class Scheduler {
         if (walks_ ? random(runnable) == 0 : before(i, best)) best = i;
         if (!fiber(i).spinning) continue;
         ++spinning;
+        if (fiber(i).in_vain && fiber(i).seen == world_) continue;
         if (before(i, patient)) patient = i;
       }
       if (runnable > spinning) return best;
       const TimePoint timer = next_timer();
       if (runnable > 0) {  // once each of them has looked in vain, time passes
-        if (++idle_turns_ <= spinning) return patient;
-        idle_turns_ = 0;
+        if (patient >= 0) return patient;
+        ++world_;
         now_ = std::min(timer, now_ + std::chrono::microseconds(1));
-        if (timer <= now_) continue;
-        return patient;
+        continue;
       }
       if (timer == kNever) return -1;
       now_ = std::max(now_, timer);
@@ -366,7 +369,7 @@ class Scheduler {
   std::vector<std::size_t> changes_, jumps_, surprises_;
   std::uint64_t random_ = 0;
   std::int64_t lowest_ = 0;
-  std::uint64_t idle_turns_ = 0;  // of spinning fibers, since anybody did anything else
+  std::uint64_t world_ = 0;  // grows with whatever somebody who spins may look for
   TimePoint now_{};
   int self_ = -1;
   bool running_ = false, walks_ = false, delays_stores_ = false;
@@ -381,6 +384,7 @@ void Scheduler::enter() {
   Fiber& self = scheduler.current();
   drain(self);
   self.state = Fiber::ended;
+  ++scheduler.world_;
   --scheduler.alive_;
   scheduler.reschedule();
   std::abort();  // nobody goes on with what has ended

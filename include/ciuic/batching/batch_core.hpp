@@ -443,7 +443,8 @@ class BatchCore {
              g.waiting;
       rest.wake_cost = std::min(rest.wake_cost, waiting_cost_ + (closure.cap_cost - g.cost));
     }
-    rest.wake_count = std::min(rest.wake_count, waiting_ + more);
+    const std::size_t full = std::max(limits_.queue_capacity, waiting_ + 1);  // closes any batch
+    rest.wake_count = std::min({rest.wake_count, waiting_ + more, full});
     rest.when = std::min(rest.when, closure.decision.when);
     if (rest.when != kNever) rest.kind = BatchAction::wait_until;
   }
