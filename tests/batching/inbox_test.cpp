@@ -13,10 +13,11 @@ namespace {
 
 std::vector<std::uint32_t> drain(Inbox& inbox, std::uint64_t cost = 1) {
   std::vector<std::uint32_t> tickets;
-  inbox.drain([&](std::uint32_t ticket) {
-    tickets.push_back(ticket);
-    inbox.note_cost(cost);
-  });
+  inbox.drain([](std::uint32_t) {},
+              [&](std::uint32_t ticket) {
+                tickets.push_back(ticket);
+                inbox.note_cost(cost);
+              });
   return tickets;
 }
 

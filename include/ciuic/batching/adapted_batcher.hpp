@@ -65,9 +65,8 @@ class AdaptedBatchFunction {
       model_(std::as_const(work.input), work.output);
     }
     for (std::size_t i = 0; i < batch.size(); ++i) {
-      batch.resolve_quietly(i, adapter_->unpack(work.input, work.output, i));
+      batch.resolve_at_end(i, adapter_->unpack(work.input, work.output, i));
     }
-    batch.wake_all();
     return {};
   }
 

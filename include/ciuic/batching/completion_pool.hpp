@@ -336,6 +336,8 @@ class [[nodiscard]] Promise {
     pool_->hold(slot_);
     return Promise(pool_, slot_);
   }
+  /// The slot's number, below the pool's capacity: this request's alone until all let go of it.
+  std::uint32_t slot() const noexcept { return slot_; }
   /// Lets go without an answer: another promise of this request gives it.
   void let_go() noexcept {
     if (pool_ != nullptr) std::exchange(pool_, nullptr)->let_go(slot_);
