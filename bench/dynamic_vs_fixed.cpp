@@ -14,7 +14,8 @@
 //                     end of a trace is flushed.
 //   fixed 32, expiry  the same, and drops what is late before it runs
 //   dynamic 8 to 64   DynamicBatcher: at once when 8 wait, otherwise after a quarter of a batch's
-//                     time; drops what the batch about to start could not answer in time
+//                     time; a batch stops growing before it would be late for its first deadline,
+//                     and what even 8 could not answer in time is dropped
 //
 // Latencies run from the arrival that the trace says to the answer, and are of answers only: what
 // was dropped has its own column. Ways take turns on each trace; figures are medians over seeds.
@@ -79,32 +80,43 @@ class Scorer {
   std::vector<ciuic::StepResult> results_;
 };
 
-/// DelayPolicy that looks ahead: what the batch about to start could not answer in time is expired.
-/// A batch is taken to need its size times the usual time of a request, plus twice the usual error.
+/// DelayPolicy that looks ahead: a batch grows as long as its first deadline can be met, and what
+/// even the smallest batch could not answer in time is expired. The time of n requests is taken to
+/// be a line through past batches, plus twice its usual error.
 class LookAhead final : public ciuic::BatchPolicy {
  public:
   void bind(const ciuic::BatchLimits& limits) noexcept override {
-    largest_ = limits.max_batch_size;
+    least_ = limits.min_batch_size;
     delay_.bind(limits);
   }
   ciuic::BatchDecision decide(const ciuic::QueueView& view) noexcept override {
-    next_ = std::min(view.waiting, largest_);
     return delay_.decide(view);
   }
-  TimePoint hopeless_before(TimePoint now) noexcept override {
-    return now + duration_of(static_cast<double>(next_) * (mean_ + 2 * error_));
+  bool fits(const ciuic::BatchShape& shape, TimePoint now, TimePoint first) noexcept override {
+    return shape.count <= least_ || now + upper(shape.count) <= first;
   }
+  TimePoint hopeless_before(TimePoint now) noexcept override { return now + upper(least_); }
   void on_finish(const ciuic::BatchReport& report) noexcept override {
-    const double each = seconds_of(report.execution) / static_cast<double>(report.shape.count);
-    if (mean_ == 0) mean_ = each;
-    error_ += 0.1 * (std::abs(each - mean_) - error_);
-    mean_ += 0.1 * (each - mean_);
+    const double x = static_cast<double>(report.shape.count), y = seconds_of(report.execution);
+    if (n_ > 0) error_ += 0.1 * (std::abs(y - mean(x)) - error_);
+    for (double* sum : {&n_, &x_, &y_, &xx_, &xy_}) *sum *= 0.95;  // forgets
+    n_ += 1, x_ += x, y_ += y, xx_ += x * x, xy_ += x * y;
   }
 
  private:
+  double mean(double x) const noexcept {
+    if (n_ == 0) return 0;
+    const double spread = xx_ - x_ * x_ / n_;
+    const double slope = spread > 1 ? std::max((xy_ - x_ * y_ / n_) / spread, 0.0) : 0.0;
+    return std::max(y_ / n_ + slope * (x - x_ / n_), 0.0);
+  }
+  Duration upper(std::size_t count) const noexcept {
+    return duration_of(mean(static_cast<double>(count)) + 2 * error_);
+  }
   ciuic::DelayPolicy delay_;
-  std::size_t largest_ = 1, next_ = 1;
-  double mean_ = 0, error_ = 0;  // seconds a request
+  std::size_t least_ = 1;
+  double n_ = 0, x_ = 0, y_ = 0, xx_ = 0, xy_ = 0;  // sums over batches: size, seconds, products
+  double error_ = 0;                                // seconds
 };
 
 struct Request {

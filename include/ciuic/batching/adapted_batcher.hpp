@@ -140,7 +140,6 @@ class AdaptedBatcher {
 
   /// Ok, or why this batcher takes no requests.
   const Result<void>& status() const noexcept { return batcher_ ? batcher_->status() : status_; }
-  const Adapter& adapter() const noexcept { return *adapter_; }
 
   /// Asks for an answer. A refusal is a future that is ready with the error: the adapter's, or as
   /// DynamicBatcher::submit.
@@ -175,11 +174,12 @@ class AdaptedBatcher {
   template <class Model>
   Result<void> start(Model model, Adapter adapter, BatcherOptions options,
                      std::unique_ptr<BatchPolicy> policy) {
-    if constexpr (requires { adapter.validate(); }) {
-      if (Result<void> valid = adapter.validate(); !valid) return valid;
+    adapter_ = std::make_shared<const Adapter>(std::move(adapter));
+    if constexpr (requires { adapter_->validate(); }) {
+      if (Result<void> valid = adapter_->validate(); !valid) return valid;
     }
     if (Result<void> valid = ciuic::validate(options); !valid) return valid;
-    const std::size_t own = adapter.groups();
+    const std::size_t own = adapter_->groups();
     if (own == 0 || own > 256 || own * options.max_groups > 256) {
       return Error(ErrorCode::invalid_argument,
                    {"max_groups: wanted 1 to 256 with those of the adapter, got ",
@@ -193,7 +193,6 @@ class AdaptedBatcher {
         policy = std::make_unique<PaddedCostPolicy>(std::move(policy));
       }
     }
-    adapter_ = std::make_shared<const Adapter>(std::move(adapter));
     if constexpr (SplittingAdapter<Adapter>) {
       joins_ =
           Ref<JoinPool<Answer>>::adopt(new JoinPool<Answer>(limits_.max_outstanding, options.host));

@@ -46,7 +46,8 @@ concept TextTokenizer = requires(const T& tokenizer, std::string_view text) {
 };
 
 /// Takes text instead of ids; the rest is `Ids`'s. The text is tokenized on the caller's thread, so
-/// it is not copied and need not live longer than submit(). Thread-safety: as the tokenizer.
+/// it is not copied and need not live longer than submit(). A text that is split is split after
+/// that: the special tokens of its ends stay there. Thread-safety: as the tokenizer.
 template <class Ids, TextTokenizer Tokenizer>
 requires std::integral<typename Ids::Request::value_type>
 class TextAdapter : public Ids {
