@@ -218,8 +218,9 @@ void run(int number, BatcherStats& sum, std::uint64_t& submits, std::uint64_t& n
   std::atomic<bool> over{false};
   for (int t = 0; t < kThreads; ++t) {
     clients.push_back(std::make_unique<Client>(*batcher, ledger, round, t));
-    threads.push_back(
-        *Thread::start([&, t] { clients[static_cast<std::size_t>(t)]->run(t * kSubmits, done); }));
+    threads.push_back(*Thread::start([&done, client = clients.back().get(), first = t * kSubmits] {
+      client->run(first, done);
+    }));
   }
   std::vector<Thread> host;
   for (unsigned i = 0; i < (round.workers == 0 ? 2u : 0u); ++i) {

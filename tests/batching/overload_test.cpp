@@ -91,7 +91,7 @@ TEST_CASE("block: a wait for room ends with its deadline, its stop token or the 
   Thread blocked = *Thread::start([&] {
     future = full.batcher.submit(9, {.deadline = deadline, .stop_token = stop.get_token()});
   });
-  clock.await_sleeps(deadline);
+  if (how != 0) clock.await_sleeps(deadline);
   if (how == 1) stop.request_stop();
   Thread closer;
   std::atomic<bool> closed{how < 2};
