@@ -326,12 +326,14 @@ class Run {
       poll();
     } else if (dice < 80) {
       check_action(core_->expire(now_), {.max_count = 0}, false);
+      rest_.reset();
     } else if (dice < 98 && !reference_.requests.empty()) {
       touch(dice);
     } else if (dice == 99 && pick(0, 20) == 0) {
       const bool drains = pick(0, 1) == 0;
       reference_.closing = std::max(reference_.closing, drains ? 1 : 2);
       drains ? core_->drain() : core_->stop();
+      rest_.reset();
     } else if (dice < 105 && !reference_.batches.empty()) {
       finish();
     } else if (dice == 108) {

@@ -217,6 +217,39 @@ TEST_CASE("Drain dispatches what waits without delay and stop hands it back") {
   CHECK(stopped.poll(at(0ms)).kind == BatchAction::idle);
 }
 
+namespace {
+
+/// A byte for each unit of cost; closes what waits at once.
+class ByteForCost final : public BatchPolicy {
+ public:
+  BatchDecision decide(const QueueView&) noexcept override { return {.dispatch = true}; }
+  BatchForecast forecast(const BatchShape& shape) noexcept override {
+    return {.memory = shape.cost};
+  }
+};
+
+}  // namespace
+
+TEST_CASE("A batch waits for memory, and a request that goes first and fits is to be woken for") {
+  ByteForCost policy;
+  BatchCore core({.max_batch_size = 4, .memory_budget = 10}, &policy);
+  REQUIRE(core.submit(at(0ms), {.cost = 7}));
+  const BatchAction first = core.poll(at(0ms));
+  REQUIRE(first.reserved == 7);
+  REQUIRE(core.submit(at(0ms), {.cost = 4}));
+  const BatchAction rest = core.poll(at(0ms));
+  CHECK(rest.kind == BatchAction::idle);
+  CHECK(rest.wake_count == 2);
+  CHECK(core.outlook().wake_count == 2);
+  REQUIRE(core.submit(at(0ms), {.cost = 3, .priority = Priority::high}));
+  CHECK(core.next_event() == TimePoint::min());
+  const BatchAction second = core.poll(at(0ms));
+  CHECK(second.shape.cost == 3);
+  CHECK(second.reason == CloseReason::memory);
+  core.finish({.shape = first.shape}, first.reserved);
+  CHECK(core.poll(at(0ms)).shape.cost == 4);
+}
+
 TEST_CASE("Time that runs backwards counts as the latest time seen") {
   BatchCore core({.max_batch_size = 4, .max_queue_delay = 10ms});
   CHECK(core.poll(at(100ms)).kind == BatchAction::idle);

@@ -178,6 +178,7 @@ class BatchCore {
       }
       // Nothing may fit: the caller comes back when it has more room, or a batch has ended.
       if (const BatchAction taken = take(group, closure); !taken.slots.empty()) return taken;
+      rest.wake_count = std::min(rest.wake_count, waiting_ + 1);  // or a smaller one goes first
     }
     return rest;
   }
@@ -293,6 +294,8 @@ class BatchCore {
         wait_for(group, closure, rest);
       } else if (!waits_for_memory(group)) {
         return idle_until(TimePoint::min());
+      } else {
+        rest.wake_count = std::min(rest.wake_count, waiting_ + 1);
       }
     }
     return rest;
