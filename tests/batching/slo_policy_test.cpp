@@ -63,11 +63,14 @@ void arrive(SloPolicy& policy, std::size_t per_ms, Duration allowed) {
 
 }  // namespace
 
-TEST_CASE("an SloPolicy that knows nothing yet waits for nobody and gives up nobody") {
+TEST_CASE("an SloPolicy that knows nothing yet starts small, waits for nobody, gives up nobody") {
   SloPolicy policy;
   policy.bind(resolved({.max_batch_size = 64}));
   REQUIRE(policy.decide(waiting(1, 0ms, kStart + 1ms, 1)).dispatch);
-  REQUIRE(policy.fits(plain(64), kStart, kStart + 1ns));
+  for (std::size_t n = 1; n <= 64; n *= 2) {  // its first batches are of 1, 2, 4, …
+    REQUIRE(largest(policy, kStart + 1ns) == n);
+    policy.on_start(plain(n), kStart);
+  }
   REQUIRE(policy.hopeless_before(kStart) == kStart);
   REQUIRE(policy.expected_finish(waiting(9, 0ms, kStart + 1ms, 9), 10) == kStart);
   REQUIRE_FALSE(policy.forecast(plain(4)).known);

@@ -89,7 +89,8 @@ class SloPolicy final : public BatchPolicy {
 
   bool fits(const BatchShape& shape, TimePoint now, TimePoint first_deadline) noexcept override {
     if (shape.count > cap_ || !memory_bears(shape)) return false;
-    if (!model_.known()) return true;
+    // The first batches are small, so that a bad size costs little, and of several sizes, to learn.
+    if (!model_.known()) return started_ >= 6 || shape.count <= std::size_t{1} << started_;
     const double mean = model_.mean(shape);
     if (first_deadline != kNever) {
       const double slack = ticks(first_deadline - now);
@@ -144,6 +145,7 @@ class SloPolicy final : public BatchPolicy {
           now, Duration(static_cast<Duration::rep>(std::min(model_.mean(shape), kLongest))));
     }
     ++running_batches_;
+    started_ = std::min<std::size_t>(started_ + 1, 6);
     workers_ = std::max(workers_, std::min(running_batches_, kMaxWorkers));
     adapt(shape);
     const double count = static_cast<double>(shape.count), cost = static_cast<double>(shape.cost);
@@ -374,6 +376,7 @@ class SloPolicy final : public BatchPolicy {
   double cost_ = 0;            // of a request
   double padding_ = 0;         // of a batch relative to its cost, by the logarithm of its size
 
+  std::size_t started_ = 0;  // batches, counted to 6
   std::size_t running_batches_ = 0;
   std::size_t workers_ = 1;                    // the most that were seen running
   std::array<TimePoint, kMaxWorkers> ends_{};  // expected, of those that run
