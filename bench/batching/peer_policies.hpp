@@ -1,7 +1,7 @@
-// The rules by which other batchers close a batch, as BatchPolicy, so that they run on the same core
-// and the same traces. Only the rules: their threads, locks and languages cost nothing here, and
-// polling is kept only where it is part of the rule. Written from their sources and papers, as named
-// at each; the commits are those in the notes of bench/results/batching/report.md.
+// The rules by which other batchers close a batch, as BatchPolicy, so that they run on the same
+// core and the same traces. Only the rules: their threads, locks and languages cost nothing here,
+// and polling is kept only where it is part of the rule. Written from their sources and papers, as
+// named at each; the commits are those in the notes of bench/results/batching/report.md.
 #pragma once
 
 #include <algorithm>
@@ -80,8 +80,8 @@ class NoDelayPolicy final : public BatchPolicy {
   }
 };
 
-/// Clipper (Crankshaw et al., NSDI 2017, section 4.3.1): takes what waits, up to a size that grows by
-/// one while batches meet the latency objective and shrinks by a tenth when one does not.
+/// Clipper (Crankshaw et al., NSDI 2017, section 4.3.1): takes what waits, up to a size that grows
+/// by one while batches meet the latency objective and shrinks by a tenth when one does not.
 class AimdPolicy final : public BatchPolicy {
  public:
   explicit AimdPolicy(Duration objective) : objective_(objective) {}
@@ -161,11 +161,11 @@ class OpenVinoPolicy final : public BatchPolicy {
   std::size_t singles_ = 0;
 };
 
-/// BentoML's Cork dispatcher: fits duration = a·n + b to the last 50 batches (again every 5 s), drops
-/// the oldest while more than one waits and it would be late, and waits in ticks of a millisecond
-/// while n·(time since the newest + tick + a) <= 0.95 · the mean wait of earlier batches. Its first
-/// batches, of 1, 2 and 3, teach it (src/bentoml/_internal/marshal/dispatcher.py). Its tick while a
-/// batch runs is left out.
+/// BentoML's Cork dispatcher: fits duration = a·n + b to the last 50 batches (again every 5 s),
+/// drops the oldest while more than one waits and it would be late, and waits in ticks of a
+/// millisecond while n·(time since the newest + tick + a) <= 0.95 · the mean wait of earlier
+/// batches. Its first batches, of 1, 2 and 3, teach it
+/// (src/bentoml/_internal/marshal/dispatcher.py). Its tick while a batch runs is left out.
 class BentoPolicy final : public BatchPolicy {
  public:
   explicit BentoPolicy(Duration max_latency)
@@ -177,7 +177,8 @@ class BentoPolicy final : public BatchPolicy {
     if (drops(view.now)) return {.when = view.now};  // hopeless_before() takes the oldest
     const double n = static_cast<double>(view.waiting);
     const double newest = seconds(view.now - newest_);
-    if (view.waiting < view.max_count && !view.draining && n * (newest + kTick + a_) <= 0.95 * wait_) {
+    if (view.waiting < view.max_count && !view.draining &&
+        n * (newest + kTick + a_) <= 0.95 * wait_) {
       return {.when = view.now + std::chrono::milliseconds(1)};
     }
     return go(view.max_count);

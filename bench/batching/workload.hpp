@@ -38,7 +38,7 @@ inline std::vector<Law> tuning_laws() {
   return {
       {"linear", 0.05, [](const BatchShape& b) { return 0.3 + 0.005 * cost_of(b); }},
       {"affine", 0.05, [](const BatchShape& b) { return 8 + 0.0015 * cost_of(b); }},
-      {"padded", 0.10, [](const BatchShape& b) { return 2 + 0.003 * padded(b); }},
+      {"padded", 0.30, [](const BatchShape& b) { return 2 + 0.003 * padded(b); }},
   };
 }
 /// The laws held back: nothing was chosen on these.
@@ -50,7 +50,8 @@ inline std::vector<Law> held_back_laws() {
          const double mean = cost_of(b) / n_of(b) / 100;
          return 3 + 1.6 * std::ceil(n_of(b) / 8) * std::max(1.0, mean);
        }},
-      {"sub-linear", 0.10, [](const BatchShape& b) { return 2.5 * std::pow(padded(b) / 100, 0.6); }},
+      {"sub-linear", 0.10,
+       [](const BatchShape& b) { return 2.5 * std::pow(padded(b) / 100, 0.6); }},
       // Grows faster than the batch, and all are padded to the longest.
       {"super-linear", 0.05,
        [](const BatchShape& b) { return 2 + 0.35 * std::pow(padded(b) / 100, 1.3); }},
@@ -89,7 +90,8 @@ class Source {
   }
   std::uint64_t cost() {
     double c = 100;
-    if (lengths_ == Lengths::log_normal) c = std::lognormal_distribution(std::log(82.0), 0.63)(random_);
+    if (lengths_ == Lengths::log_normal)
+      c = std::lognormal_distribution(std::log(82.0), 0.63)(random_);
     if (lengths_ == Lengths::long_tail) {  // Pareto 1.8, at most 2000
       c = std::min(2000.0, 46 / std::pow(1 - uniform(), 1 / 1.8));
     }
@@ -101,10 +103,14 @@ class Source {
   double exponential(double mean) { return std::exponential_distribution(1 / mean)(random_); }
   double gap(double day) {
     switch (arrivals_) {
-      case Arrivals::bursts4: return two_phase(4);
-      case Arrivals::bursts16: return two_phase(16);
-      case Arrivals::day: return exponential(1 / (rate_ * (1 + 0.6 * std::sin(6.2832 * day))));
-      case Arrivals::poisson: break;
+      case Arrivals::bursts4:
+        return two_phase(4);
+      case Arrivals::bursts16:
+        return two_phase(16);
+      case Arrivals::day:
+        return exponential(1 / (rate_ * (1 + 0.6 * std::sin(6.2832 * day))));
+      case Arrivals::poisson:
+        break;
     }
     return exponential(1 / rate_);
   }

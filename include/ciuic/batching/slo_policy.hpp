@@ -62,14 +62,14 @@ class SloPolicy final : public BatchPolicy {
 
   BatchDecision decide(const QueueView& view) noexcept override {
     look(view);
-    const std::size_t most = std::min(view.max_count, size_limit());
+    const std::size_t most = std::min(view.max_count, cap_);
     const BatchDecision go{.dispatch = true, .reason = CloseReason::policy, .max_count = most};
     if (view.draining || !model_.known() || view.first_deadline == kNever) return go;
     if (view.waiting > 1 && head_is_in_the_way(view.now)) {
       give_up_ = true;  // hopeless_before() does it
       return {.reason = CloseReason::deadline, .when = view.now};
     }
-    if (view.waiting >= most) return go;
+    if (view.waiting >= std::min(most, size_limit())) return go;
 
     // Is anybody free for the next request while this batch runs?
     const double n = static_cast<double>(view.waiting);
@@ -84,18 +84,20 @@ class SloPolicy final : public BatchPolicy {
     if (outcome(view, n, wait).lost > now.lost - kLittleLoss) return go;
     return {.reason = CloseReason::deadline,
             .when = view.now + Duration(static_cast<Duration::rep>(wait) + 1),
-            .wake_count = most};
+            .wake_count = std::min(most, size_limit())};
   }
 
   bool fits(const BatchShape& shape, TimePoint now, TimePoint first_deadline) noexcept override {
-    if (shape.count > size_limit() || !memory_bears(shape)) return false;
-    if (!model_.known()) return true;
+    if (shape.count > cap_ || !memory_bears(shape)) return false;
+    // The first batches are small, so that a bad size costs little, and of several sizes, to learn.
+    if (!model_.known()) return started_ >= 6 || shape.count <= std::size_t{1} << started_;
     const double mean = model_.mean(shape);
     if (first_deadline != kNever) {
       const double slack = ticks(first_deadline - now);
       const double ratio = crowded_ ? fair_ratio(static_cast<double>(shape.count)) : margin();
       if (mean * ratio > slack && model_.mean(kLeast) <= slack) return false;
     }
+    if (shape.count > size_limit() && is_slow(shape, mean)) return false;
     return !better_apart(shape, mean);
   }
 
@@ -143,6 +145,7 @@ class SloPolicy final : public BatchPolicy {
           now, Duration(static_cast<Duration::rep>(std::min(model_.mean(shape), kLongest))));
     }
     ++running_batches_;
+    started_ = std::min<std::size_t>(started_ + 1, 6);
     workers_ = std::max(workers_, std::min(running_batches_, kMaxWorkers));
     adapt(shape);
     const double count = static_cast<double>(shape.count), cost = static_cast<double>(shape.cost);
@@ -168,7 +171,7 @@ class SloPolicy final : public BatchPolicy {
   const CostModel& model() const noexcept { return model_; }
   /// Requests a second, as estimated.
   double arrival_rate() const noexcept { return rate_ * 1e9; }
-  /// No batch is made larger at the moment.
+  /// Batches of the usual requests are not made larger at the moment.
   std::size_t size_limit() const noexcept {
     return idle_backlog_ ? cap_ : std::min(cap_, best_size_);
   }
@@ -180,7 +183,7 @@ class SloPolicy final : public BatchPolicy {
   static constexpr double kLittleLoss = 0.01;     // of the requests: not worth waiting for
   static constexpr double kLittleCompany = 0.02;  // requests expected while waiting
   static constexpr double kMostGivenUp = 0.9;     // of the time that requests are given
-  static constexpr double kWorthIt = 1.05;        // times faster: worth giving somebody up
+  static constexpr double kWorthIt = 1.02;        // times faster: worth giving somebody up
   static constexpr double kSameSpeed = 1.02;      // time per request that counts as no worse
   static constexpr double kBlend = 0.05;          // weight of the newest in running averages
 
@@ -288,7 +291,7 @@ class SloPolicy final : public BatchPolicy {
   double fair_ratio(double n) const noexcept {
     const double time = mean(n), more = mean(n + 1);
     const double share = time > 0 && more > time ? (more - time) * n / time : 0;
-    return model_.ratio(std::clamp(share, 0.2, 0.95));
+    return model_.ratio(std::clamp(share, 0.2, 0.8));
   }
 
   /// 1, 2, 3, … 16, 18, 20, … and `most`.
@@ -305,6 +308,12 @@ class SloPolicy final : public BatchPolicy {
       if (mean(n) <= kSameSpeed * least * n) best = n;
     }
     return static_cast<std::size_t>(best);
+  }
+  /// Does a batch take longer than one of the best size, by the request and by the cost?
+  bool is_slow(const BatchShape& shape, double time) const noexcept {
+    const double size = static_cast<double>(size_limit()), best = kSameSpeed * mean(size) / size;
+    return time > best * static_cast<double>(shape.count) &&
+           time * std::max(1.0, cost_) > best * static_cast<double>(shape.cost);
   }
   /// Would the request that made the batch grow to `shape` cost less in a batch of its own? Only
   /// the sum and the largest cost are known of the batch: it is the last one asked about, if that
@@ -367,6 +376,7 @@ class SloPolicy final : public BatchPolicy {
   double cost_ = 0;            // of a request
   double padding_ = 0;         // of a batch relative to its cost, by the logarithm of its size
 
+  std::size_t started_ = 0;  // batches, counted to 6
   std::size_t running_batches_ = 0;
   std::size_t workers_ = 1;                    // the most that were seen running
   std::array<TimePoint, kMaxWorkers> ends_{};  // expected, of those that run
