@@ -129,9 +129,12 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
   /// What no room would change.
   Refusal refusal_in_any_case(const RequestTerms& terms, TimePoint now) const noexcept {
     const BatchLimits& limits = core_.limits();
-    if (terms.cost > limits.max_batch_cost) return Refusal::oversize;
-    if (terms.group >= limits.max_groups) return Refusal::unknown_group;
-    return terms.deadline <= now ? Refusal::expired : Refusal::none;
+    const Refusal why = terms.cost > limits.max_batch_cost ? Refusal::oversize
+                        : terms.group >= limits.max_groups ? Refusal::unknown_group
+                        : terms.deadline <= now            ? Refusal::expired
+                                                           : Refusal::none;
+    // A good request finds out below, where it looks at the inbox anyway.
+    return why != Refusal::none && inbox_.closed() ? Refusal::shutting_down : why;
   }
   /// Has somebody to look at the queue to know whether this request may enter?
   bool needs_lock(const RequestTerms& terms) const noexcept {
