@@ -67,7 +67,7 @@ TEST_CASE("an SloPolicy that knows nothing yet starts small, waits for nobody, g
   SloPolicy policy;
   policy.bind(resolved({.max_batch_size = 64}));
   REQUIRE(policy.decide(waiting(1, 0ms, kStart + 1ms, 1)).dispatch);
-  for (std::size_t n = 1; n <= 64; n *= 2) {  // its first batches are of 1, 2, 4, …
+  for (std::size_t n = 4; n <= 64; n *= 4) {  // its first batches are of 4, 16, 64, …
     REQUIRE(largest(policy, kStart + 1ns) == n);
     policy.on_start(plain(n), kStart);
   }

@@ -90,7 +90,7 @@ class SloPolicy final : public BatchPolicy {
   bool fits(const BatchShape& shape, TimePoint now, TimePoint first_deadline) noexcept override {
     if (shape.count > cap_ || !memory_bears(shape)) return false;
     // The first batches are small, so that a bad size costs little, and of several sizes, to learn.
-    if (!model_.known()) return started_ >= 6 || shape.count <= std::size_t{1} << started_;
+    if (!model_.known()) return started_ >= 6 || shape.count <= std::size_t{4} << 2 * started_;
     const double mean = model_.mean(shape);
     if (first_deadline != kNever) {
       const double slack = ticks(first_deadline - now);
