@@ -7,8 +7,10 @@
 #pragma once
 
 #include "ciuic/base/units.hpp"
+#include "ciuic/batching/autotuner.hpp"
 #include "ciuic/batching/batches.hpp"
 #include "ciuic/batching/dynamic_batcher.hpp"
+#include "ciuic/batching/slo_policy.hpp"
 #include "ciuic/engine/async_inference_engine.hpp"
 #include "ciuic/exec/thread_pool.hpp"
 #include "ciuic/model/chat_format.hpp"
