@@ -1,7 +1,8 @@
-// The rules by which other batchers close a batch, as BatchPolicy, so that they run on the same
-// core and the same traces. Only the rules: their threads, locks and languages cost nothing here,
-// and polling is kept only where it is part of the rule. Written from their sources and papers, as
-// named at each; the commits are those in the notes of bench/results/batching/report.md.
+// The rules by which other batchers close a batch, as BatchPolicy, so that they run on the same core
+// and the same traces. Only the rules: their threads, locks and languages cost nothing here, and
+// polling is kept only where it is part of the rule. Written from their papers and sources, as
+// named at each; read at triton-inference-server/core@73aad7c, tensorflow/tensorflow@de30797,
+// openvinotoolkit/openvino@55898c5, bentoml/BentoML@0053fc4.
 #pragma once
 
 #include <algorithm>

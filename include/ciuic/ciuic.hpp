@@ -8,11 +8,13 @@
 
 #include "ciuic/base/units.hpp"
 #include "ciuic/batching/adapted_batcher.hpp"
+#include "ciuic/batching/autotuner.hpp"
 #include "ciuic/batching/batches.hpp"
 #include "ciuic/batching/dynamic_batcher.hpp"
 #include "ciuic/batching/packed_adapter.hpp"
 #include "ciuic/batching/padded_adapter.hpp"
 #include "ciuic/batching/prometheus.hpp"
+#include "ciuic/batching/slo_policy.hpp"
 #include "ciuic/batching/text_adapter.hpp"
 #include "ciuic/engine/async_inference_engine.hpp"
 #include "ciuic/exec/thread_pool.hpp"

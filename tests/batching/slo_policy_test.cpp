@@ -4,6 +4,7 @@
 #include <cmath>
 #include <random>
 
+#include "ciuic/batching/dynamic_batcher.hpp"
 #include "ciuic/batching/simulator.hpp"
 #include "support/catch.hpp"
 
@@ -67,7 +68,7 @@ TEST_CASE("an SloPolicy that knows nothing yet starts small, waits for nobody, g
   SloPolicy policy;
   policy.bind(resolved({.max_batch_size = 64}));
   REQUIRE(policy.decide(waiting(1, 0ms, kStart + 1ms, 1)).dispatch);
-  for (std::size_t n = 1; n <= 64; n *= 2) {  // its first batches are of 1, 2, 4, …
+  for (std::size_t n = 4; n <= 64; n *= 4) {  // its first batches are of 4, 16, 64, …
     REQUIRE(largest(policy, kStart + 1ns) == n);
     policy.on_start(plain(n), kStart);
   }
@@ -312,4 +313,19 @@ TEST_CASE("a model that becomes ten times slower for good does not end all servi
   }
   REQUIRE(batches > 1100);
   REQUIRE(served_late_on > 1900);
+}
+
+TEST_CASE("a threaded batcher with an SloPolicy answers everybody") {
+  DynamicBatcher<int, int> batcher(
+      [](std::span<const int> in) {
+        std::vector<int> out;
+        for (const int i : in) out.push_back(i + 1);
+        return out;
+      },
+      {.max_batch_size = 16, .queue_capacity = 4096, .workers = 2}, SloPolicy());
+  std::vector<Future<int>> futures;
+  for (int i = 0; i < 2000; ++i) futures.push_back(batcher.submit(i, {.timeout = 10min}));
+  for (int i = 0; i < 2000; ++i) {
+    REQUIRE(futures[static_cast<std::size_t>(i)].get().value() == i + 1);
+  }
 }

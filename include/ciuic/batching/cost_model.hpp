@@ -89,8 +89,9 @@ class OnlineFit {
   static constexpr double kMostSurprise = 2;
   static constexpr double kRidge = 1e-4;  // of each feature's own moment
   static constexpr std::size_t kRing = 64;
-  static constexpr std::size_t kJury = 7;  // the last batches, whose median tells a change
-  static constexpr double kChange = 1.3;   // a smaller factor is left to the regression
+  static constexpr std::size_t kJury = 7;     // the last batches, whose median tells a change
+  static constexpr double kChange = 1.3;      // a smaller factor is left to the regression
+  static constexpr double kMostChange = 1.8;  // a larger one is a change, however noisy
   static constexpr double kTrustAfterChange = 0.2;
 
   void remember(double ratio) noexcept {
@@ -109,7 +110,10 @@ class OnlineFit {
     for (std::size_t i = 0; i < jury; ++i) last[i] = recent(i);
     const auto middle = last.begin() + static_cast<std::ptrdiff_t>(jury / 2);
     std::nth_element(last.begin(), middle, last.begin() + static_cast<std::ptrdiff_t>(jury));
-    return *middle > kChange || *middle < 1 / kChange ? *middle : 1;
+    // Noise moves a median of few, too.
+    const double noise = std::sqrt(ratio(0.84) / std::max(ratio(0.16), kSmallest));
+    const double change = std::clamp(std::pow(noise, 1.25), kChange, kMostChange);
+    return *middle > change || *middle < 1 / change ? *middle : 1;
   }
   void rescale(double factor) noexcept {
     // What was learned before counts less from now on: the factor is a guess from a few batches.

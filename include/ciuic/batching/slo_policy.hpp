@@ -74,14 +74,14 @@ class SloPolicy final : public BatchPolicy {
     // Is anybody free for the next request while this batch runs?
     const double n = static_cast<double>(view.waiting);
     if (running_batches_ + 1 < workers_) return go;
-    const Wait now = outcome(view, n, 0);
-    if (now.lost < kLittleLoss) return go;
+    const double lost = lost_after(view, n, 0);
+    if (lost < kLittleLoss) return go;
     // The last safe moment, with the company that will have come by then.
-    double slack = ticks(view.first_deadline - view.now);
+    const double slack = ticks(view.first_deadline - view.now);
     double wait = slack - upper(n + 1);
     for (int i = 0; i < 2 && wait > 0; ++i) wait = slack - upper(n + 1 + rate_ * wait);
     if (wait <= 0 || rate_ * wait < kLittleCompany) return go;
-    if (outcome(view, n, wait).lost > now.lost - kLittleLoss) return go;
+    if (lost_after(view, n, wait) > lost - kLittleLoss) return go;
     return {.reason = CloseReason::deadline,
             .when = view.now + Duration(static_cast<Duration::rep>(wait) + 1),
             .wake_count = std::min(most, size_limit())};
@@ -90,7 +90,7 @@ class SloPolicy final : public BatchPolicy {
   bool fits(const BatchShape& shape, TimePoint now, TimePoint first_deadline) noexcept override {
     if (shape.count > cap_ || !memory_bears(shape)) return false;
     // The first batches are small, so that a bad size costs little, and of several sizes, to learn.
-    if (!model_.known()) return started_ >= 6 || shape.count <= std::size_t{1} << started_;
+    if (!model_.known()) return started_ >= 6 || shape.count <= std::size_t{4} << 2 * started_;
     const double mean = model_.mean(shape);
     if (first_deadline != kNever) {
       const double slack = ticks(first_deadline - now);
@@ -235,19 +235,16 @@ class SloPolicy final : public BatchPolicy {
     return std::max(0.0, ticks(end - now));
   }
 
-  struct Wait {
-    double lost = 0;  // part of the requests to come
-  };
   /// What part of the arrivals is lost if `n` requests and those that come within `wait` start
   /// after it: those who come so soon after the start that the next batch is too late for them.
-  Wait outcome(const QueueView& view, double n, double wait) const noexcept {
+  double lost_after(const QueueView& view, double n, double wait) const noexcept {
     const double first = mean(n + rate_ * wait);
     double busy = wait + first;  // from now on, until a worker is free
     if (running_batches_ > 0) busy = std::max(wait, std::min(busy, until_free(view.now)));
     const double blocked = busy - wait;
     const double next = mean(std::max(1.0, rate_ * std::min(blocked, allowed_)));
     const double lost = std::clamp(blocked + next - allowed_, 0.0, blocked);
-    return {lost / std::max(1.0, busy)};
+    return lost / std::max(1.0, busy);
   }
 
   /// Requests a tick, by those that wait: deadlines are taken to be spread evenly over the time
