@@ -769,6 +769,25 @@ void deadlines_while_running_world(Dice& dice, const simulated::Plan& plan) {
   }
 }
 
+/// More producers than slots, each of which takes its answer before it asks again.
+void few_slots_world(Dice& dice, const simulated::Plan&) {
+  BatcherOptions options;
+  options.max_batch_size = options.queue_capacity = 1;
+  options.max_outstanding = dice.pick(1, 2);
+  options.overload = Overload::block;
+  options.host.clock = &simulated_clock;
+  Batcher batcher([](Items& batch) { batch.resolve(0, answer_to(batch[0])); }, options);
+  std::vector<Thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    start(threads, [&, i] {
+      for (int round = 0; round < 2; ++round) {
+        const Result<int> result = batcher.submit(i).get();
+        require(result && *result == answer_to(i), "refused although it blocks");
+      }
+    });
+  }
+}
+
 /// Somebody blocks for room that nobody will make: only the end wakes him.
 void blocked_at_the_end_world(Dice& dice, const simulated::Plan&) {
   BatcherOptions options;
@@ -852,4 +871,7 @@ TEST_CASE("Executor: deadlines fire at their time although every pump runs a mod
 }
 TEST_CASE("Whoever blocks for room is woken by drain, stop, his stop token and his deadline") {
   explore(120, blocked_at_the_end_world);
+}
+TEST_CASE("Whoever blocks for a slot gets it as soon as an answer is taken") {
+  explore(350, few_slots_world);
 }
