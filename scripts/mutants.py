@@ -23,7 +23,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CXX = os.environ.get("CXX", "g++")
 FLAGS = "-std=c++20 -O1 -Iinclude -Isrc -Itests -Itests/support -DCIUIC_SOURCE_DIR=\"/nowhere\"".split()
-SEEDS = "3000"  # per world of schedule_test
+SEEDS = "12000"  # per world of schedule_test
 SECONDS = 240  # a test that runs longer hangs
 
 # program: its sources, and flags of its own
