@@ -340,8 +340,8 @@ class BatcherWorld {
         break;
       case 5: {
         ++expected_;
-        std::move(future).on_ready([this, id = id](Result<int> result) {
-          settle(id, result, false);
+        std::move(future).on_ready([this, request = id](Result<int> result) {
+          settle(request, result, false);
           if (may_submit_from_callback() && dice_.chance(2)) {
             ++dropped_;
             const int another = next_id_++;
@@ -880,14 +880,14 @@ TEST_CASE("The final spin before a close time sees a request with an earlier dea
   explore(180, deadline_in_final_spin_world);
 }
 TEST_CASE("Workers: deadlines fire at their time although every worker runs a model") {
-  explore(300, deadlines_while_running_world<Drive::workers>);
+  explore(550, deadlines_while_running_world<Drive::workers>);
 }
 TEST_CASE("Executor: deadlines fire at their time although every pump runs a model") {
-  explore(300, deadlines_while_running_world<Drive::executor>);
+  explore(550, deadlines_while_running_world<Drive::executor>);
 }
 TEST_CASE("Whoever blocks for room is woken by drain, stop, his stop token and his deadline") {
   explore(120, blocked_at_the_end_world);
 }
 TEST_CASE("Whoever blocks for a slot gets it as soon as an answer is taken") {
-  explore(350, few_slots_world);
+  explore(470, few_slots_world);
 }
