@@ -307,10 +307,10 @@ class Run {
       rules.bytes_per_cost = pick(0, 3);
       if (pick(0, 1) == 0) rules.most_padded = pick(2, 30);
       if (pick(0, 1) == 0) rules.per_cost = Duration(pick(0, 1));
-      if (pick(0, 1) == 0) limits.memory_budget = pick(5, 40);
       reference_.rules = rules;
       policy_ = std::make_unique<RulesPolicy>(rules);
     }
+    if (pick(0, 1) == 0) limits.memory_budget = pick(5, 40);
     core_.emplace(limits, policy_.get());
     reference_.limits = core_->limits();
   }

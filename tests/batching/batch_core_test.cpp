@@ -166,6 +166,8 @@ TEST_CASE("A waiting request can be cancelled; a stale handle does nothing") {
   CHECK(core.outstanding() == 1);
   const SlotHandle reused = core.submit(at(1ms), {}).slot;
   CHECK(reused.index == a.index);
+  CHECK_FALSE(reused == a);
+  CHECK(core.state(SlotHandle{}) == SlotState::free);
   CHECK(core.cancel(a) == SlotState::free);
   CHECK(core.state(reused) == SlotState::waiting);
   CHECK(core.cancel(b) == SlotState::waiting);
@@ -230,6 +232,25 @@ class ByteForCost final : public BatchPolicy {
 
 }  // namespace
 
+TEST_CASE(
+    "Drain dispatches even if the policy would rather wait; a policy's own maximum is its reason") {
+  struct Stubborn final : BatchPolicy {
+    BatchDecision decide(const QueueView& view) noexcept override {
+      return view.waiting < 2 ? BatchDecision{} : BatchDecision{.dispatch = true, .max_cost = 5};
+    }
+  } policy;
+  BatchCore core({.max_batch_size = 4}, &policy);
+  REQUIRE(core.submit(at(0ms), {.cost = 3}));
+  CHECK(core.poll(at(0ms)).kind == BatchAction::idle);
+  REQUIRE(core.submit(at(0ms), {.cost = 3}));
+  const BatchAction action = core.poll(at(0ms));
+  CHECK(action.slots.size() == 1);
+  CHECK(action.reason == CloseReason::policy);
+  CHECK(core.poll(at(0ms)).kind == BatchAction::idle);
+  core.drain();
+  CHECK(core.poll(at(0ms)).reason == CloseReason::drain);
+}
+
 TEST_CASE("A batch waits for memory, and a request that goes first and fits is to be woken for") {
   ByteForCost policy;
   BatchCore core({.max_batch_size = 4, .memory_budget = 10}, &policy);
@@ -276,4 +297,9 @@ TEST_CASE("Limits are checked by name") {
   CHECK(validate(BatchLimits{.queue_capacity = (std::size_t{1} << 22) - 1}));
   CHECK(message({.queue_capacity = 0}).starts_with("queue_capacity: wanted"));
   CHECK(message({.max_outstanding = kMaxSlots + 1}).starts_with("max_outstanding: wanted"));
+  CHECK(message({.max_batch_cost = kUnlimitedCost + 1}).starts_with("max_batch_cost: wanted"));
+  CHECK(message({.max_tenants = 0}) == "max_tenants: wanted 1 to 4096, got 0");
+  CHECK(message({.max_tenants = 4097}) == "max_tenants: wanted 1 to 4096, got 4097");
+  CHECK(message({.max_groups = 0}) == "max_groups: wanted 1 to 256, got 0");
+  CHECK(message({.max_groups = 257}) == "max_groups: wanted 1 to 256, got 257");
 }

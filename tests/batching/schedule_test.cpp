@@ -190,7 +190,12 @@ class BatcherWorld {
                        moody_);
       options_.host.executor = &*executor;
     }
-    batcher_.emplace([this, life = Life(*this)](Items& batch) { return model(batch); }, options_);
+    std::unique_ptr<BatchPolicy> witness;  // a policy takes another way in
+    if (dice_.chance(3)) witness = std::make_unique<Witness>(*this);
+    const int witnesses = witness != nullptr;
+    batcher_.emplace([this, life = Life(*this)](Items& batch) { return model(batch); }, options_,
+                     std::move(witness));
+    witnesses_ = witnesses;
     require(bool(batcher_->status()), "the batcher did not start");
     {
       std::vector<Thread> threads;
@@ -217,7 +222,7 @@ class BatcherWorld {
     executor.reset();
     // Threads that nobody joins end later.
     while (ending_ == Ending::callback && (models_ > 0 || resolved_ < expected_)) sleep_for(1us);
-    require(models_ == 0, "the model outlives batcher and executor");
+    require(models_ == 0, "model or slots outlive batcher, futures and executor");
     require(resolved_ == expected_, "a future was not resolved exactly once");
   }
 
@@ -228,6 +233,17 @@ class BatcherWorld {
     Life(Life&& other) noexcept : world(other.world) { ++world->models_; }
     ~Life() { --world->models_; }
     BatcherWorld* world;
+  };
+  /// Lives as long as all that batcher and futures share.
+  class Witness final : public BatchPolicy {
+   public:
+    explicit Witness(BatcherWorld& world) noexcept : life_(world) {}
+    void bind(const BatchLimits& limits) noexcept override { delay_.bind(limits); }
+    BatchDecision decide(const QueueView& view) noexcept override { return delay_.decide(view); }
+
+   private:
+    Life life_;
+    DelayPolicy delay_;
   };
   struct Fate {
     TimePoint submitted{};
@@ -324,8 +340,8 @@ class BatcherWorld {
         break;
       case 5: {
         ++expected_;
-        std::move(future).on_ready([this, id = id](Result<int> result) {
-          settle(id, result, false);
+        std::move(future).on_ready([this, request = id](Result<int> result) {
+          settle(request, result, false);
           if (may_submit_from_callback() && dice_.chance(2)) {
             ++dropped_;
             const int another = next_id_++;
@@ -495,7 +511,7 @@ class BatcherWorld {
   void stop() {
     require(bool(batcher_->stop()), "stop() failed");
     stopped_ = ended_ = true;
-    require(models_ == 0, "the model outlives stop()");
+    require(models_ == witnesses_, "the model outlives stop()");
     require(running_ == 0, "the model runs on after stop()");
   }
   void finish() {
@@ -529,7 +545,7 @@ class BatcherWorld {
   CondVar changed_;
   int submitting_ = 1, taking_ = 1, destroyed_ = 0;
   int next_id_ = 0, calls_ = 0, expected_ = 0, resolved_ = 0, answered_ = 0, dropped_ = 0;
-  int models_ = 0, running_ = 0;
+  int models_ = 0, witnesses_ = 0, running_ = 0;
   bool producers_gone_ = false, ending_began_ = false, ended_ = false, stopped_ = false;
   std::map<int, Fate> fates_;
   std::map<int, std::tuple<std::size_t, Priority, std::uint16_t>> orders_;
@@ -769,6 +785,25 @@ void deadlines_while_running_world(Dice& dice, const simulated::Plan& plan) {
   }
 }
 
+/// More producers than slots, each of which takes its answer before it asks again.
+void few_slots_world(Dice& dice, const simulated::Plan&) {
+  BatcherOptions options;
+  options.max_batch_size = options.queue_capacity = 1;
+  options.max_outstanding = dice.pick(1, 2);
+  options.overload = Overload::block;
+  options.host.clock = &simulated_clock;
+  Batcher batcher([](Items& batch) { batch.resolve(0, answer_to(batch[0])); }, options);
+  std::vector<Thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    start(threads, [&, i] {
+      for (int round = 0; round < 2; ++round) {
+        const Result<int> result = batcher.submit(i).get();
+        require(result && *result == answer_to(i), "refused although it blocks");
+      }
+    });
+  }
+}
+
 /// Somebody blocks for room that nobody will make: only the end wakes him.
 void blocked_at_the_end_world(Dice& dice, const simulated::Plan&) {
   BatcherOptions options;
@@ -845,11 +880,14 @@ TEST_CASE("The final spin before a close time sees a request with an earlier dea
   explore(180, deadline_in_final_spin_world);
 }
 TEST_CASE("Workers: deadlines fire at their time although every worker runs a model") {
-  explore(300, deadlines_while_running_world<Drive::workers>);
+  explore(550, deadlines_while_running_world<Drive::workers>);
 }
 TEST_CASE("Executor: deadlines fire at their time although every pump runs a model") {
-  explore(300, deadlines_while_running_world<Drive::executor>);
+  explore(550, deadlines_while_running_world<Drive::executor>);
 }
 TEST_CASE("Whoever blocks for room is woken by drain, stop, his stop token and his deadline") {
   explore(120, blocked_at_the_end_world);
+}
+TEST_CASE("Whoever blocks for a slot gets it as soon as an answer is taken") {
+  explore(470, few_slots_world);
 }

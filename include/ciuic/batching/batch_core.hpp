@@ -342,7 +342,7 @@ class BatchCore {
   bool tenant_has_room(TenantId id) const noexcept {
     const TenantTable& tenants = queue_.tenants();
     const std::uint32_t tenant = tenants.find(id);
-    if (tenant == TenantTable::kNone) return tenants.has_room(id);
+    if (tenant == TenantTable::kNone) return tenants.has_room();
     return tenants.waiting(tenant) < limits_.max_queue_per_tenant;
   }
   std::size_t after(std::size_t group) const noexcept {
@@ -399,8 +399,8 @@ class BatchCore {
   /// The request of a group to serve next; `kNoSlot` when none waits.
   std::uint32_t next(std::size_t group) const noexcept {
     const std::uint32_t first = groups_[group].oldest.head;
-    if (first == kNoSlot) return kNoSlot;
-    return has_aged(first) ? queue_.peek_beside(first, group) : queue_.peek(group);
+    const bool aged = first != kNoSlot && has_aged(first);
+    return aged ? queue_.peek_beside(first, group) : queue_.peek(group);
   }
 
   /// Does a batch of this group close now, and within which bounds?

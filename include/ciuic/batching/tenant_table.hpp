@@ -32,11 +32,9 @@ class TenantTable {
     if (tenants_.size() == 1) return 0;
     return buckets_[bucket_of(id)];
   }
-  /// Could a request of `id` be counted?
-  bool has_room(TenantId id) const noexcept {
-    return used_ < tenants_.size() || find(id) != kNone || idle() != kNone;
-  }
-  /// The tenant's place, made if need be. Only if has_room().
+  /// Is there a place for one more tenant?
+  bool has_room() const noexcept { return used_ < tenants_.size() || idle() != kNone; }
+  /// The tenant's place, made if need be. Only if it has one or has_room().
   std::uint32_t place(TenantId id) noexcept {
     if (tenants_.size() == 1) return 0;
     std::size_t bucket = bucket_of(id);
