@@ -24,8 +24,8 @@ using namespace batching_bench;
 namespace {
 
 constexpr std::size_t kMaxBatch = 64;
-constexpr std::size_t kRequests = 3000;
-constexpr std::uint64_t kSeed = 20'000;  // far from those used while constants were chosen
+constexpr std::size_t kRequests = 10000;
+constexpr std::uint64_t kSeed = 20'261'121;  // far from those used while constants were chosen
 constexpr double kLoads[] = {0.3, 0.6, 0.9, 1.2};
 constexpr Arrivals kArrivals[] = {Arrivals::poisson, Arrivals::bursts4, Arrivals::bursts16,
                                   Arrivals::day};

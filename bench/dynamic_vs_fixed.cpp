@@ -13,9 +13,10 @@
 //   fixed 32          runs when 32 wait, and not before; knows no deadlines. What is left at the
 //                     end of a trace is flushed.
 //   fixed 32, expiry  the same, and drops what is late before it runs
-//   dynamic 8 to 64   DynamicBatcher: at once when 8 wait, otherwise after a quarter of a batch's
-//                     time; a batch stops growing before it would be late for its first deadline,
-//                     and what even 8 could not answer in time is dropped
+//   dynamic 8 to 64   DynamicBatcher as it comes (DelayPolicy): at once when 8 wait, otherwise
+//   after
+//                     a quarter of a batch's time; drops what is late before it runs
+//   SloPolicy         DynamicBatcher with SloPolicy, batches of up to 64
 //
 // Latencies run from the arrival that the trace says to the answer, and are of answers only: what
 // was dropped has its own column. Ways take turns on each trace; figures are medians over seeds.
@@ -26,6 +27,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <memory>
 #include <random>
 #include <string>
@@ -34,6 +36,7 @@
 
 #include "ciuic/batching/adapted_batcher.hpp"
 #include "ciuic/batching/packed_adapter.hpp"
+#include "ciuic/batching/slo_policy.hpp"
 #include "ciuic/model/language_model.hpp"
 #include "support/random_model.hpp"
 
@@ -80,45 +83,6 @@ class Scorer {
   std::vector<ciuic::StepResult> results_;
 };
 
-/// DelayPolicy that looks ahead: a batch grows as long as its first deadline can be met, and what
-/// even the smallest batch could not answer in time is expired. The time of n requests is taken to
-/// be a line through past batches, plus twice its usual error.
-class LookAhead final : public ciuic::BatchPolicy {
- public:
-  void bind(const ciuic::BatchLimits& limits) noexcept override {
-    least_ = limits.min_batch_size;
-    delay_.bind(limits);
-  }
-  ciuic::BatchDecision decide(const ciuic::QueueView& view) noexcept override {
-    return delay_.decide(view);
-  }
-  bool fits(const ciuic::BatchShape& shape, TimePoint now, TimePoint first) noexcept override {
-    return shape.count <= least_ || now + upper(shape.count) <= first;
-  }
-  TimePoint hopeless_before(TimePoint now) noexcept override { return now + upper(least_); }
-  void on_finish(const ciuic::BatchReport& report) noexcept override {
-    const double x = static_cast<double>(report.shape.count), y = seconds_of(report.execution);
-    if (n_ > 0) error_ += 0.1 * (std::abs(y - mean(x)) - error_);
-    for (double* sum : {&n_, &x_, &y_, &xx_, &xy_}) *sum *= 0.95;  // forgets
-    n_ += 1, x_ += x, y_ += y, xx_ += x * x, xy_ += x * y;
-  }
-
- private:
-  double mean(double x) const noexcept {
-    if (n_ == 0) return 0;
-    const double spread = xx_ - x_ * x_ / n_;
-    const double slope = spread > 1 ? std::max((xy_ - x_ * y_ / n_) / spread, 0.0) : 0.0;
-    return std::max(y_ / n_ + slope * (x - x_ / n_), 0.0);
-  }
-  Duration upper(std::size_t count) const noexcept {
-    return duration_of(mean(static_cast<double>(count)) + 2 * error_);
-  }
-  ciuic::DelayPolicy delay_;
-  std::size_t least_ = 1;
-  double n_ = 0, x_ = 0, y_ = 0, xx_ = 0, xy_ = 0;  // sums over batches: size, seconds, products
-  double error_ = 0;                                // seconds
-};
-
 struct Request {
   double arrival_s;
   std::vector<TokenId> prompt;
@@ -145,8 +109,9 @@ std::vector<Request> make_trace(unsigned seed, double rate, double seconds, int 
   return trace;
 }
 
-enum Way { fixed, fixed_expiry, dynamic };
-constexpr const char* kNames[] = {"fixed 32", "fixed 32, expiry", "dynamic 8 to 64"};
+enum Way { fixed, fixed_expiry, dynamic, slo };
+constexpr Way kWays[] = {fixed, fixed_expiry, dynamic, slo};
+constexpr const char* kNames[] = {"fixed 32", "fixed 32, expiry", "dynamic 8 to 64", "SloPolicy"};
 
 struct Figures {
   double answers_per_s = 0, goodput_per_s = 0, dropped = 0, p50_ms = 0, p99_ms = 0, mean_batch = 0,
@@ -154,12 +119,15 @@ struct Figures {
 };
 
 ciuic::BatcherOptions options_of(Way way, double full_batch_s) {
-  ciuic::BatcherOptions options{.max_batch_size = way == dynamic ? kLargest : kFixed,
-                                .min_batch_size = way == dynamic ? kLeast : kFixed,
-                                .max_queue_delay = std::chrono::hours(1),
-                                .queue_capacity = 1 << 16};
-  if (way == dynamic) options.max_queue_delay = duration_of(full_batch_s / 4);
-  return options;
+  if (way == fixed || way == fixed_expiry) {
+    return {.max_batch_size = kFixed,
+            .max_queue_delay = std::chrono::hours(1),
+            .queue_capacity = 1 << 16};
+  }
+  return {.max_batch_size = kLargest,
+          .min_batch_size = kLeast,
+          .max_queue_delay = duration_of(full_batch_s / 4),
+          .queue_capacity = 1 << 16};
 }
 
 void reserve(ciuic::LanguageModel& model, std::size_t batch) {
@@ -174,7 +142,7 @@ Figures run(ciuic::LanguageModel& model, const std::vector<Request>& trace, Way 
   reserve(model, options.max_batch_size);
   Batcher batcher(
       Scorer(model), Adapter(), options,
-      way == dynamic ? std::make_unique<LookAhead>() : std::unique_ptr<ciuic::BatchPolicy>());
+      way == slo ? std::make_unique<ciuic::SloPolicy>() : std::unique_ptr<ciuic::BatchPolicy>());
   const Duration due = duration_of(4 * full_batch_s);
   std::vector<double> latencies(trace.size(), -1.0);  // below 0: dropped
   const TimePoint start = std::chrono::steady_clock::now();
@@ -264,14 +232,14 @@ int main(int argc, char** argv) {
       "| load | way | answers/s | in time/s | ratio | dropped | p50 ms | p99 ms | mean batch | "
       "utilisation | memory MiB |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
   for (const double load : kLoads) {
-    std::vector<Figures> figures[3];
+    std::vector<Figures> figures[std::size(kWays)];
     for (unsigned seed = 1; seed <= seeds; ++seed) {
       const std::vector<Request> trace = make_trace(seed, load * capacity, seconds, burst);
-      for (const Way way : {fixed, fixed_expiry, dynamic}) {
+      for (const Way way : kWays) {
         figures[way].push_back(run(*model, trace, way, full_batch_s));
       }
     }
-    for (const Way way : {fixed, fixed_expiry, dynamic}) {
+    for (const Way way : kWays) {
       const auto field = [&](double Figures::*member, Way of) {
         std::vector<double> values;
         for (const Figures& f : figures[of]) values.push_back(f.*member);
