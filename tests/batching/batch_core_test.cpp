@@ -209,6 +209,7 @@ TEST_CASE("Drain dispatches what waits without delay and stop hands it back") {
   BatchCore stopped({.max_batch_size = 2, .max_queue_delay = 1h});
   for (int i = 0; i < 3; ++i) REQUIRE(stopped.submit(at(0ms), {}));
   stopped.stop();
+  stopped.drain();  // undoes nothing
   std::size_t abandoned = 0;
   while (stopped.waiting() > 0) {
     const BatchAction action = stopped.poll(at(0ms));
@@ -276,6 +277,8 @@ TEST_CASE("Time that runs backwards counts as the latest time seen") {
   CHECK(core.poll(at(100ms)).kind == BatchAction::idle);
   REQUIRE(core.submit(at(0ms), {}));
   CHECK(core.poll(at(0ms)).when == at(110ms));
+  CHECK(core.arrival(core.enter(at(105ms), {})) == at(105ms));
+  CHECK(core.arrival(core.enter(at(103ms), {})) == at(105ms));  // the order is that of entering
 }
 
 TEST_CASE("Limits are checked by name") {
