@@ -281,6 +281,18 @@ TEST_CASE("Time that runs backwards counts as the latest time seen") {
   CHECK(core.arrival(core.enter(at(103ms), {})) == at(105ms));  // the order is that of entering
 }
 
+TEST_CASE("A deadline that takes the place of an erased one rises above a later one") {
+  DeadlineHeap heap(7);
+  const std::vector<Duration> deadlines = {1ms, 10ms, 2ms, 11ms, 12ms, 3ms, 4ms};
+  for (std::uint32_t slot = 0; slot < 7; ++slot) heap.push(slot, at(deadlines[slot]));
+  heap.erase(3);  // 4 ms, the last, goes below 10 ms
+  for (const Duration wanted : {1ms, 2ms, 3ms, 4ms, 10ms, 12ms}) {
+    CHECK(heap.first_deadline() == at(wanted));
+    heap.erase(heap.first_slot());
+  }
+  CHECK(heap.empty());
+}
+
 TEST_CASE("Limits are checked by name") {
   CHECK(validate(BatchLimits{}));
   const auto message = [](const BatchLimits& limits) {
