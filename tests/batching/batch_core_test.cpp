@@ -282,11 +282,13 @@ TEST_CASE("Time that runs backwards counts as the latest time seen") {
 }
 
 TEST_CASE("A deadline that takes the place of an erased one rises above a later one") {
-  DeadlineHeap heap(7);
+  DeadlineHeap heap(9);
   const std::vector<Duration> deadlines = {1ms, 10ms, 2ms, 11ms, 12ms, 3ms, 4ms};
   for (std::uint32_t slot = 0; slot < 7; ++slot) heap.push(slot, at(deadlines[slot]));
   heap.erase(3);  // 4 ms, the last, goes below 10 ms
-  for (const Duration wanted : {1ms, 2ms, 3ms, 4ms, 10ms, 12ms}) {
+  heap.push(7, at(20ms));
+  heap.push(8, at(21ms));
+  for (const Duration wanted : {1ms, 2ms, 3ms, 4ms, 10ms, 12ms, 20ms, 21ms}) {
     CHECK(heap.first_deadline() == at(wanted));
     heap.erase(heap.first_slot());
   }
