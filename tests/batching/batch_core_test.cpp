@@ -209,6 +209,7 @@ TEST_CASE("Drain dispatches what waits without delay and stop hands it back") {
   BatchCore stopped({.max_batch_size = 2, .max_queue_delay = 1h});
   for (int i = 0; i < 3; ++i) REQUIRE(stopped.submit(at(0ms), {}));
   stopped.stop();
+  stopped.drain();  // undoes nothing
   std::size_t abandoned = 0;
   while (stopped.waiting() > 0) {
     const BatchAction action = stopped.poll(at(0ms));
@@ -276,6 +277,22 @@ TEST_CASE("Time that runs backwards counts as the latest time seen") {
   CHECK(core.poll(at(100ms)).kind == BatchAction::idle);
   REQUIRE(core.submit(at(0ms), {}));
   CHECK(core.poll(at(0ms)).when == at(110ms));
+  CHECK(core.arrival(core.enter(at(105ms), {})) == at(105ms));
+  CHECK(core.arrival(core.enter(at(103ms), {})) == at(105ms));  // the order is that of entering
+}
+
+TEST_CASE("A deadline that takes the place of an erased one rises above a later one") {
+  DeadlineHeap heap(9);
+  const std::vector<Duration> deadlines = {1ms, 10ms, 2ms, 11ms, 12ms, 3ms, 4ms};
+  for (std::uint32_t slot = 0; slot < 7; ++slot) heap.push(slot, at(deadlines[slot]));
+  heap.erase(3);  // 4 ms, the last, goes below 10 ms
+  heap.push(7, at(20ms));
+  heap.push(8, at(21ms));
+  for (const Duration wanted : {1ms, 2ms, 3ms, 4ms, 10ms, 12ms, 20ms, 21ms}) {
+    CHECK(heap.first_deadline() == at(wanted));
+    heap.erase(heap.first_slot());
+  }
+  CHECK(heap.empty());
 }
 
 TEST_CASE("Limits are checked by name") {

@@ -785,6 +785,31 @@ void deadlines_while_running_world(Dice& dice, const simulated::Plan& plan) {
   }
 }
 
+/// Deadlines of what runs, fired one after the other while the batch ends and its slots are used
+/// again: the next request in such a slot has an hour.
+void reused_entries_world(Dice& dice, const simulated::Plan&) {
+  BatcherOptions options;
+  options.max_batch_size = options.min_batch_size = 2;
+  options.max_queue_delay = 1us;
+  options.queue_capacity = 4;
+  options.max_outstanding = 4;
+  options.host.clock = &simulated_clock;
+  Batcher batcher(
+      [&](Items& batch) {
+        sleep_for(micros(dice.pick(1, 3)));
+        for (std::size_t i = 0; i < batch.size(); ++i) batch.resolve(i, 1);
+      },
+      options);
+  std::vector<Thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    start(threads, [&] {
+      static_cast<void>(batcher.submit(1, {.timeout = 3us}).get());
+      const Result<int> second = batcher.submit(2, {.timeout = 1h}).get();
+      require(second || second.error().code() != ErrorCode::expired, "expired an hour early");
+    });
+  }
+}
+
 /// More producers than slots, each of which takes its answer before it asks again.
 void few_slots_world(Dice& dice, const simulated::Plan&) {
   BatcherOptions options;
@@ -890,4 +915,7 @@ TEST_CASE("Whoever blocks for room is woken by drain, stop, his stop token and h
 }
 TEST_CASE("Whoever blocks for a slot gets it as soon as an answer is taken") {
   explore(470, few_slots_world);
+}
+TEST_CASE("A deadline that fires late expires nobody who has taken over the slot") {
+  explore(350, reused_entries_world);
 }
