@@ -1,7 +1,7 @@
 // BatchCap: how large a batch the memory has shown to bear.
 //
-// An out-of-memory puts the cap at half of the batch that failed; every eighth batch that filled
-// the cap and passed raises it by a quarter, until it is out of the way.
+// An out-of-memory puts the cap at the largest part of that batch that then passed; every eighth
+// batch that filled the cap and passed raises it by a quarter, until it is out of the way.
 #pragma once
 
 #include <algorithm>

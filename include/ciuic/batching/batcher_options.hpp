@@ -14,8 +14,10 @@ namespace ciuic::inline CIUIC_ABI {
 /// What submit() does when the queue or the number of outstanding requests is at its bound.
 enum class Overload : std::uint8_t {
   reject,  ///< a future that is ready with `queue_full` and says when to try again
-  /// Wait for room, until the request's deadline or stop token ends the wait. From a callback or
-  /// model it is `reject`. Without workers, another thread has to make the room.
+  /// Wait for room, until the request's deadline or stop token ends the wait. In a model, and in a
+  /// callback on the thread of a batch, it is `reject`. In a callback that cancel() or a stop token
+  /// runs, give a deadline: the request whose callback it is may hold the last place. Without
+  /// workers, another thread has to make the room.
   block,
   /// Accept, and complete as `shed` whoever matters least: of the lowest priority that waits, at
   /// most the new one's, the oldest request of the tenant that has most of them waiting. `reject`

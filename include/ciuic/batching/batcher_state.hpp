@@ -106,7 +106,8 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     return stats;
   }
   Duration retry_after() const noexcept {
-    const BatcherStats now = stats();
+    BatcherStats now = stats_.read_counters();
+    now.submitted = inbox_.accepted();
     const auto ahead = now.pending() / core_.limits().max_batch_size / std::max(workers_, 1u) + 1;
     return std::max({Duration(std::chrono::milliseconds(1)), core_.limits().max_queue_delay,
                      now.mean_execution() * static_cast<std::int64_t>(ahead)});
