@@ -587,12 +587,13 @@ void inbox_world(Dice& dice, const simulated::Plan&) {
     Lock lock(mutex);
     while (total < producers * rounds) {
       std::size_t drained = 0;
-      inbox.drain([&](std::uint32_t ticket) {
-        ++took[ticket];
-        ++total;
-        ++drained;
-        inbox.note_cost(2);
-      });
+      inbox.drain([](std::uint32_t) {},
+                  [&](std::uint32_t ticket) {
+                    ++took[ticket];
+                    ++total;
+                    ++drained;
+                    inbox.note_cost(2);
+                  });
       require(drained <= capacity, "more than the capacity");
       require(inbox.drained() == total, "the count of drained tickets is off");
       inbox.set_waiting(0);
@@ -613,7 +614,9 @@ void inbox_world(Dice& dice, const simulated::Plan&) {
 }
 
 struct WatchedPool final : CompletionPool<int> {
-  WatchedPool(std::size_t slots, const HostContext& host) : CompletionPool(slots, host) {}
+  WatchedPool(std::size_t slots, const HostContext& host) : CompletionPool(slots, host) {
+    want_slots(true);
+  }
   void on_cancelling() noexcept override { ++cancelling; }
   void on_cancelled(std::uint64_t tag) noexcept override {
     require(tag == 7, "the name of another request");
@@ -709,6 +712,43 @@ void promise_world(Dice& dice, const simulated::Plan&) {
     require(pool->freed == 1, "the slot was not freed once");
     require(Completion<int>::make(*pool).has_value(), "the slot is free and cannot be had");
   }
+}
+
+struct MortalPool final : CompletionPool<int> {
+  MortalPool(std::size_t slots, const HostContext& host, Atomic<int>& count)
+      : CompletionPool(slots, host), deaths(count) {}
+  ~MortalPool() override { deaths.fetch_add(1); }
+  void on_slot_freed() noexcept override { hesitate(1); }
+  using CompletionPool::want_slots;
+  Atomic<int>& deaths;
+};
+
+/// The owner goes while answers are given, taken and dropped: the last of them takes the pool
+/// along.
+void retiring_world(Dice& dice, const simulated::Plan&) {
+  Atomic<int> deaths{0};
+  std::vector<Thread> threads;
+  {
+    const std::size_t slots = 1 + dice.below(2);
+    Ref<MortalPool> own =
+        Ref<MortalPool>::adopt(new MortalPool(slots, {.clock = &simulated_clock}, deaths));
+    if (dice.chance(2)) own->want_slots(true);
+    for (std::size_t i = 0; i < slots; ++i) {
+      auto made = Completion<int>::make(*own);
+      require(made.has_value(), "a free slot cannot be had");
+      start(threads, [promise = std::move(made->promise)]() mutable { promise.resolve(1); });
+      start(threads, [future = std::move(made->future), way = dice.below(3)]() mutable {
+        if (way == 0) require(future.get().has_value(), "no answer");
+        if (way == 1) future.detach();
+      });
+    }
+    if (dice.chance(2)) {
+      start(threads, [pool = own] { pool->want_slots(true); });
+    }
+    hesitate(dice.below(4));
+  }
+  threads.clear();
+  require(deaths.load() == 1, "the pool did not go once");
 }
 
 template <Drive drive, Faults faults>
@@ -865,6 +905,10 @@ TEST_CASE("Inbox: the bell rings for whoever sleeps, and nothing is lost or take
 }
 TEST_CASE("Promise and future: whoever resolves, cancels, drops or waits, one answer is given") {
   explore(35, promise_world);
+}
+
+TEST_CASE("Completions: the owner goes at any moment, the last answer takes the pool along") {
+  explore(35, retiring_world);
 }
 TEST_CASE("Workers: every request is resolved once and in time, nothing is lost, stop is the end") {
   explore(300, batcher_world<Drive::workers, Faults::none>);
