@@ -95,7 +95,7 @@ m("static_cast<std::uint32_t>(inbox.drained());  // by", "inbox.pushed();  // by
   "the final spin misses what came before it")
 
 m = file("batch_shell", SHELL)
-m("    end(activity);\n    settled_.notify_all();\n  }\n\n  /// Expires", "    end(activity);\n  }\n\n  /// Expires",
+m("    end(activity);\n    settled_.notify_all();\n    if", "    end(activity);\n    if",
   "drain and stop are not told of the end of a batch")
 m("if (driver_ != nullptr) driver_->taken(lock);\n    execute", "execute", "the lead is not handed over")
 m("&& activity->next == nullptr) retire(lock);", ") retire(lock);", "the model goes while others run it")
@@ -133,14 +133,21 @@ m("if (!arrange(lock)) shell_.hand_back(lock);", "arrange(lock);", "what no task
 
 m = file("completion_pool", SHELL)
 m("while ((flags & (kParked | kContinuation)) == 0) {", "while ((flags & kContinuation) == 0) {",
-  "a sleeper is not woken by deliver()")
-m("    if ((before & kParked) != 0) wake(index);\n", "", "a sleeper is not woken by publish()")
+  "a sleeper is not seen by publish_quietly()")
+m("fetch_or(kReady, std::memory_order_acq_rel) & (kParked | kContinuation))", "fetch_or(kReady, std::memory_order_acq_rel) & kContinuation)",
+  "a sleeper is not woken by publish()")
 m("    { Lock asleep(slot.mutex); }  // whoever set `parked` sleeps by now\n", "",
   "woken between looking and sleeping")
-m("    if ((before & kReady) != 0) run_continuation(index);\n", "", "an answer before its callback is lost")
-m("return (before & (kContinuation | kParked)) == kParked;", "return false;", "quiet answers wake nobody")
-m("    hold(index);  // a continuation may let go: the tag must not name another request meanwhile\n", "",
-  "a cancel lets go of what it does not hold")
+m("    if ((before & kReady) == 0) return;\n", "    return;\n", "an answer before its callback is lost")
+m("(flags | kClaimed) + kHolder,", "(flags | kClaimed),", "a cancel lets go of what it does not hold")
+m("(flags | kReady) - kHolder,", "(flags | kReady),", "a quiet answer keeps its slot for ever")
+m("      if ((head & kRetired) != 0) {\n        if (staying) leave();\n        return leave();\n      }\n", "",
+  "slots go back to a pool that has retired")
+m("      on_slot_freed();\n", "", "a wanted slot is freed in silence")
+m("        keepers_.fetch_add(1, std::memory_order_relaxed);  // to be here for the call\n", "",
+  "the pool goes while it is being told of a slot")
+m("    leave(kInUse - busy);", "    leave(kInUse - busy - 1);", "a retired pool never goes")
+m("retire();\n  }", "delete this;\n  }", "a pool goes with its owner, whoever still has a slot")
 m("    on_slot_freed();\n", "", "nobody hears of a free slot")
 m("if (before < 2 * kHolder) recycle(slot);", "if (before <= 2 * kHolder) recycle(slot);", "freed while held")
 m("if (!has(index, kReady) && claim(index)) {", "if (!has(index, kReady)) {", "a drop cancels what another answers")
@@ -153,7 +160,7 @@ m("    settled_.notify_all();  // it may have been the last, if the new one come
   "drain() is not told of a shed request")
 m("    { Lock asleep(mutex_); }\n    room_.notify_all();\n  }\n  /// Takes", "    room_.notify_all();\n  }\n  /// Takes",
   "woken between looking for a slot and sleeping")
-m("    if (blocked_.load() == 0) return;\n    { Lock", "    return;\n    { Lock", "a free slot wakes nobody")
+m("    if (blocked_++ == 0) Pool::want_slots(true);\n", "    ++blocked_;\n", "nobody knows that somebody waits for a slot")
 m("      { Lock asleep(mutex_); }\n", "", "stopped between looking at the token and sleeping")
 m("    if (core_.cancel(slot) != SlotState::waiting) return;", "    core_.cancel(slot);",
   "a running request is taken out as if it waited")
@@ -161,7 +168,7 @@ m("    finish({&slot, 1}, {&ticket, 1}, lock);\n    settled_.notify_all();", "  
   "drain() is not told of a cancelled request")
 m("if (core_.state(slot) != SlotState::running || !entry.has_expiry.exchange(false)) return;",
   "if (!entry.has_expiry.exchange(false)) return;", "the deadline of one request expires another")
-m("      return run(tickets.subspan(half), report);", "      return;", "the second half is forgotten")
+m("      return run(tickets.subspan(half), report, true);", "      return;", "the second half is forgotten")
 m("if (kept != i) std::rotate(&tickets[kept], &tickets[i], &tickets[i] + 1);", "tickets[kept] = tickets[i];",
   "tickets are lost when some are skipped")
 m("        wake_for(ticket, lock);\n        return Refusal::none;", "        return Refusal::none;",
@@ -169,12 +176,14 @@ m("        wake_for(ticket, lock);\n        return Refusal::none;", "        ret
 m("return overload_ == Overload::shed ? enter(ticket) : Refusal::queue_full;", "return Refusal::queue_full;",
   "nobody is shed")
 m("      future.cancel_on(options.stop_token);\n", "", "a stop token cancels nothing")
-m("    if (entry.has_expiry.exchange(false)) entry.expiry.let_go();\n", "", "a deadline keeps its slot for ever")
+m("    if (entry.terms.deadline != kNever && entry.has_expiry.exchange(false)) Pool::let_go(ticket);\n", "",
+  "a deadline keeps its slot for ever")
 m("    for (const SlotHandle slot : slots) core_.release(slot);\n", "", "the core's slots are never released")
 m("if (why == Refusal::none) wake_for(*ticket, lock);", "", "who had to wait for room wakes nobody")
-m("      answer(entry.promise, expired_, StatsBoard::expired);\n", "", "an expired request gets no answer")
+m("      answer(ticket, expired_, StatsBoard::expired);\n", "", "an expired request gets no answer")
 m("if (!is_full(why) || token.stop_requested()) break;", "if (!is_full(why)) break;", "blocks on although stopped")
-m("    blocked_.fetch_add(1);\n", "", "nobody knows that somebody blocks")
+m("    if (blocked_ > 0) room_.notify_all();\n  }\n\n  // --- what a driver's", "  }\n\n  // --- what a driver's",
+  "the end of a batch makes no room")
 
 m = file("adaptive_spin", SHELL)
 m("if (!ready()) continue;", "static_cast<void>(ready());", "a spin that gives up says it is ready")
@@ -188,9 +197,9 @@ m("if (terms.group >= limits_.max_groups)", "if (terms.group > limits_.max_group
 m("tenants.waiting(tenant) < limits_.max_queue_per_tenant", "tenants.waiting(tenant) <= limits_.max_queue_per_tenant",
   "a tenant has one above the bound")
 m("if (closing_ == Closing::stop) return abandon();", "", "stop() abandons nothing")
-m("running_deadlines_.first_deadline() <= now_; ++n", "running_deadlines_.first_deadline() < now_; ++n",
+m("running_deadlines_.first_deadline() <= now_;", "running_deadlines_.first_deadline() < now_;",
   "a running request expires a tick late")
-m("waiting_deadlines_.first_deadline() <= until; ++n", "waiting_deadlines_.first_deadline() < until; ++n",
+m("waiting_deadlines_.first_deadline() <= until;", "waiting_deadlines_.first_deadline() < until;",
   "a waiting request expires a tick late")
 m("if (g.waiting >= closure.max_count ||", "if (g.waiting > closure.max_count ||", "a full batch does not close")
 m("|| waiting_ >= limits_.queue_capacity) {", ") {", "a full queue does not close a batch")
@@ -204,8 +213,8 @@ m("if (reserve_grown > free_memory &&", "if (reserve_grown >= free_memory &&", "
 m("(shape.count > 0 || running_batches_ > 0)", "(shape.count > 0)", "more than the memory beside running batches")
 m("    reserved_ -= reserved;\n", "", "memory is never given back")
 m("    --running_batches_;\n", "", "a batch runs for ever")
-m("    waiting_deadlines_.erase(slot);\n", "", "who has left the queue still expires")
-m("    running_deadlines_.erase(slot.index);\n    nodes_", "    nodes_", "who has completed still expires")
+m("    if (node.deadline != kNever) waiting_deadlines_.erase(slot);\n", "", "who has left the queue still expires")
+m("    if (nodes_[slot.index].deadline != kNever) running_deadlines_.erase(slot.index);\n", "", "who has completed still expires")
 m("    group.cost -= node.cost;\n", "", "a group's cost only grows")
 m("    waiting_cost_ -= node.cost;\n", "", "the waiting cost only grows")
 m("limits_.priority_ageing) <= now_;", "limits_.priority_ageing) < now_;", "ages a tick late")
@@ -241,7 +250,7 @@ m("level <= static_cast<std::size_t>(priority); ++level", "level < kPriorityLeve
 m("flows_[active.back()].place", "flows_[flow.place].place", "a flow's place is lost")
 m("for (std::size_t level = kPriorityLevels; level-- > 0;) {\n      if (const", "for (std::size_t level = 0; level < kPriorityLevels; ++level) {\n      if (const",
   "the lowest priority first")
-m("if (group != kAnyGroup && flow % groups_ != group) continue;", "", "groups share a batch")
+m("if (group != kAnyGroup && flows_[flow].group != group) continue;", "", "groups share a batch")
 m("    tenants_.leave(tenant_of(number));\n", "", "a tenant's requests never leave")
 m("(!tenants_.precedes(found_tenant, tenant) && came_before(head, found))", "came_before(head, found)", "tenants do not share")
 
