@@ -38,7 +38,6 @@ double value(std::span<const TracedRequest> trace, const BatcherOptions& o, Obje
 }  // namespace
 
 TEST_CASE("tuned options are at least as good as a grid's on requests that neither has seen") {
-  const unsigned seed = std::random_device{}();
   struct Case {
     Duration (*law)(const BatchShape&);
     Objective objective;
@@ -48,9 +47,8 @@ TEST_CASE("tuned options are at least as good as a grid's on requests that neith
                        Case{affine, Objective::mean_latency, 2ms, 200ms},
                        Case{steep, Objective::goodput, 3ms, 12ms},
                        Case{steep, Objective::p99_latency, 4ms, 500ms}}) {
-    INFO("seed " << seed << " objective " << static_cast<int>(c.objective));
-    const auto all = bursts(seed, 16'000, 12, c.gap, c.allowed);
-    const auto seen = std::span(all).first(8'000), unseen = std::span(all).subspan(8'000);
+    INFO("objective " << static_cast<int>(c.objective));
+    const auto seen = bursts(1, 8'000, 12, c.gap, c.allowed);
     const BatcherOptions options{.max_batch_size = 64, .queue_capacity = 4096};
     const Result<BatcherOptions> tuned = tune(seen, options, c.law, c.objective);
     REQUIRE(tuned);
@@ -69,8 +67,13 @@ TEST_CASE("tuned options are at least as good as a grid's on requests that neith
       }
     }
     REQUIRE(value(seen, *tuned, c.objective, c.law) >= best - 0.01 * std::abs(best));
-    const double theirs = value(unseen, of_grid, c.objective, c.law);
-    REQUIRE(value(unseen, *tuned, c.objective, c.law) >= theirs - 0.03 * std::abs(theirs));
+    double ours = 0, theirs = 0;  // one trace alone says little
+    for (const unsigned seed : {2u, 3u, 4u, 5u, 6u}) {
+      const auto unseen = bursts(seed, 8'000, 12, c.gap, c.allowed);
+      ours += value(unseen, *tuned, c.objective, c.law);
+      theirs += value(unseen, of_grid, c.objective, c.law);
+    }
+    REQUIRE(ours >= theirs - 0.03 * std::abs(theirs));
   }
 }
 

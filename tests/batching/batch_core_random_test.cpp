@@ -66,6 +66,7 @@ struct Wanted {
   std::vector<Request*> requests{};
   CloseReason reason = CloseReason::full;
   std::uint64_t reserved = 0;
+  bool blocked = false;  // a batch closes, and not even its first request fits
 };
 
 /// Keeps every request that is not free, in order of arrival.
@@ -143,7 +144,7 @@ struct Reference {
     if (limits.max_tenants == 1) return;
     Tenant& t = *tenant(id_of(r));
     virtual_time = std::max(virtual_time, t.served);
-    t.served += r.terms.cost;
+    t.served += std::max<std::uint64_t>(r.terms.cost, 1);
   }
 
   Refusal admit(TimePoint now, const RequestTerms& terms) {
@@ -204,6 +205,8 @@ struct Reference {
     for (std::size_t i = 0; i < limits.max_groups; ++i) {
       Wanted wanted = batch_of((first->terms.group + i) % limits.max_groups, now, room, all.size());
       if (!wanted.requests.empty()) return wanted;
+      // Nobody takes what an aged request waits for.
+      if (i == 0 && wanted.blocked && aged(*all.front(), now)) return {};
     }
     return {};
   }
@@ -264,6 +267,7 @@ struct Reference {
       charge(*r);
       r->state = SlotState::running;
     }
+    wanted.blocked = wanted.requests.empty();
     return wanted;
   }
   /// An out-of-memory puts the cap at what passed of it; every eighth batch that fills the cap

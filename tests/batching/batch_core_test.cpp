@@ -295,6 +295,61 @@ TEST_CASE("A deadline that takes the place of an erased one rises above a later 
   CHECK(heap.empty());
 }
 
+namespace {
+
+/// Runs whatever waits, at once; a batch takes as many bytes as it costs.
+struct CostIsMemory final : BatchPolicy {
+  std::size_t max_count = 64;
+  BatchDecision decide(const QueueView&) noexcept override {
+    return {.dispatch = true, .max_count = max_count};
+  }
+  BatchForecast forecast(const BatchShape& shape) noexcept override {
+    return {.memory = shape.cost, .known = true};
+  }
+};
+
+}  // namespace
+
+TEST_CASE("An aged request that waits for memory is not passed by other groups for ever") {
+  CostIsMemory policy;
+  BatchCore core(
+      {.max_batch_size = 1, .priority_ageing = 10ms, .max_groups = 2, .memory_budget = 10},
+      &policy);
+  REQUIRE(core.submit(at(0ms), {.cost = 6, .group = 1}));
+  BatchAction running = core.poll(at(0ms));
+  REQUIRE(running.slots.size() == 1);
+  const SlotHandle small = running.slots[0];
+  const std::uint64_t reserved = running.reserved;
+  const Admission big = core.submit(at(1ms), {.cost = 10});
+  REQUIRE(core.submit(at(2ms), {.cost = 4, .group = 1}));
+  REQUIRE(core.poll(at(3ms)).slots.size() == 1);  // not aged yet: what fits goes
+  REQUIRE(core.submit(at(20ms), {.cost = 1, .group = 1}));
+  CHECK(core.poll(at(20ms)).slots.empty());
+  CHECK(core.outlook().when != TimePoint::min());
+  core.release(small);
+  core.finish({.shape = {1, 6, 6}}, reserved);
+  CHECK(core.poll(at(21ms)).slots.empty());  // the other one still runs
+  core.finish({.shape = {1, 4, 4}}, 4);
+  CHECK(indices(core.poll(at(22ms))) == std::vector{big.slot.index});
+}
+
+TEST_CASE("A tenant whose requests cost nothing does not keep the others waiting") {
+  BatchCore core({.max_batch_size = 1, .min_batch_size = 1, .max_tenants = 2});
+  for (int i = 0; i < 100; ++i) REQUIRE(core.submit(at(0ms), {.cost = 0, .tenant = 1}));
+  const Admission other = core.submit(at(0ms), {.cost = 1, .tenant = 2});
+  int before = 0;
+  while (indices(core.poll(at(1ms))) != std::vector{other.slot.index}) ++before;
+  CHECK(before <= 2);
+}
+
+TEST_CASE("A policy that asks for a batch of none gets a batch of one") {
+  CostIsMemory policy;
+  policy.max_count = 0;
+  BatchCore core({.max_batch_size = 4}, &policy);
+  REQUIRE(core.submit(at(0ms), {}));
+  CHECK(core.poll(at(0ms)).slots.size() == 1);
+}
+
 TEST_CASE("Limits are checked by name") {
   CHECK(validate(BatchLimits{}));
   const auto message = [](const BatchLimits& limits) {

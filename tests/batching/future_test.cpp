@@ -229,3 +229,21 @@ TEST_CASE("A stop token cancels, also one that was stopped before, also a detach
   CHECK(pool->cancelled == std::vector<std::uint64_t>{1, 2});
   CHECK(second.get().error().code() == ErrorCode::cancelled);
 }
+
+TEST_CASE(
+    "regression: a callback after a timed-out wait, given while the answer is shown, runs once") {
+  const Ref<Pool> pool = make_pool(1);
+  const std::uint32_t slot = pool->acquire();
+  Future<Value> future{FutureSlot<Value>(*pool, slot)};
+  CHECK_FALSE(future.wait_for(std::chrono::microseconds(1)));
+  REQUIRE(pool->claim(slot));
+  pool->stage(slot, std::make_unique<int>(7));
+  const bool to_tell = pool->publish_quietly(slot);  // the consumer slept before
+  CHECK(to_tell);
+  int calls = 0;
+  std::move(future).on_ready([&](Result<Value> answer) { calls += **answer; });
+  pool->tell(slot);
+  pool->let_go(slot);
+  CHECK(calls == 7);
+  CHECK(pool->freed == 1);
+}

@@ -313,7 +313,10 @@ class BatcherWorld {
     orders_[id] = key;
     Future<int> future = batcher_->submit(id, options);
     fates_[id].submitted = simulated::now();
-    require(!ended_ || future.is_ready(), "a request was accepted after the end");
+    // Whoever stops its token or sheds it may have won the request, and not yet shown the answer.
+    require(!ended_ || future.is_ready() || options.stop_token.stop_requested() ||
+                options_.overload == Overload::shed,
+            "a request was accepted after the end");
     return future;
   }
   void take(std::tuple<int, Future<int>>& entry) {

@@ -22,19 +22,19 @@ namespace ciuic::inline CIUIC_ABI {
 /// Why something failed. The name says whose move it is: the caller's (`invalid_argument`), the
 /// file's (`bad_model`), the load's (`queue_full`), the clock's (`expired`) or ours (`internal`).
 enum class ErrorCode : std::uint8_t {
-  invalid_argument,    ///< a parameter is outside what the function documents
-  not_found,           ///< a file, tensor or token that was named does not exist
-  bad_model,           ///< a model directory breaks its format or contradicts itself
-  unsupported,         ///< well-formed, but nothing here implements it
-  io_error,            ///< the operating system refused a read or a write
-  out_of_memory,       ///< host or device memory, or a memory budget, is used up
-  oversize,            ///< one request is larger than any batch may be
-  queue_full,          ///< the bound on waiting or outstanding requests is reached; try later
-  cancelled,           ///< the caller gave the request up
-  shed,                ///< accepted, then given up under overload for one that mattered as much
-  expired,             ///< the deadline passed before an answer existed
-  infeasible,          ///< refused: the answer would most likely come after the deadline
-  shutting_down,       ///< the batcher or engine is stopping and takes nothing new
+  invalid_argument,  ///< a parameter is outside what the function documents
+  not_found,         ///< a file, tensor or token that was named does not exist
+  bad_model,         ///< a model directory breaks its format or contradicts itself
+  unsupported,       ///< well-formed, but nothing here implements it
+  io_error,          ///< the operating system refused a read or a write
+  out_of_memory,     ///< host or device memory, or a memory budget, is used up
+  oversize,          ///< one request is larger than any batch may be
+  queue_full,        ///< the bound on waiting or outstanding requests is reached; try later
+  cancelled,         ///< the caller gave the request up
+  shed,           ///< accepted, then given up under overload for one that matters at least as much
+  expired,        ///< the deadline passed before an answer existed
+  infeasible,     ///< refused: the answer would most likely come after the deadline
+  shutting_down,  ///< the batcher or engine is stopping and takes nothing new
   contract_violation,  ///< a model broke its side, for example too few results for a batch
   model_failed,        ///< the model reported an error or threw
   would_deadlock,      ///< the call would wait for the thread it is made from

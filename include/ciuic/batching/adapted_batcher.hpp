@@ -134,14 +134,20 @@ class AdaptedBatcher {
   }
   /// With a policy of a type of one's own.
   template <AdaptedModel<Adapter> Model, std::derived_from<BatchPolicy> Policy>
-  AdaptedBatcher(Model model, Adapter adapter, const BatcherOptions& options, Policy policy)
-      : AdaptedBatcher(std::move(model), std::move(adapter), options,
-                       std::unique_ptr<BatchPolicy>(new Policy(std::move(policy)))) {}
+  AdaptedBatcher(Model model, Adapter adapter, const BatcherOptions& options,
+                 Policy policy) noexcept {
+    Result<void> made = call_guarded(ErrorCode::internal, "batcher", [&] {
+      status_ = start(std::move(model), std::move(adapter), options,
+                      std::make_unique<Policy>(std::move(policy)));
+    });
+    if (!made) status_ = std::move(made);
+  }
 
   /// Ok, or why this batcher takes no requests.
   const Result<void>& status() const noexcept { return batcher_ ? batcher_->status() : status_; }
 
-  /// Asks for an answer. A refusal is a future that is ready with the error: the adapter's, or as
+  /// Asks for an answer. With `Overload::shed` the callback of a victim runs in here: it must not
+  /// destroy this object. A refusal is a future that is ready with the error: the adapter's, or as
   /// DynamicBatcher::submit.
   Future<Answer> submit(Request request, SubmitOptions options = {}) noexcept {
     if (!status()) return Future<Answer>::failed(status().error());

@@ -108,14 +108,15 @@ Result<BatcherOptions> tune(std::span<const TracedRequest> trace, const BatcherO
     return v;
   };
 
+  const std::size_t largest = std::min(options.max_batch_size, trace.size());
   // The grid: sizes in powers of two; nobody, half a batch or a whole one to wait for.
-  for (std::size_t size = 1;; size = std::min(2 * size, options.max_batch_size)) {
+  for (std::size_t size = 1;; size = std::min(2 * size, largest)) {
     value({size, 1, 0});
     for (const std::size_t delay : {4u, 16u, 64u}) {
       value({size, std::max<std::size_t>(size / 2, 1), delay});
       value({size, size, delay});
     }
-    if (size == options.max_batch_size) break;
+    if (size == largest) break;
   }
   std::sort(tried.begin(), tried.end(),
             [](const auto& a, const auto& b) { return a.second > b.second; });
@@ -135,7 +136,7 @@ Result<BatcherOptions> tune(std::span<const TracedRequest> trace, const BatcherO
             const auto by = std::max<std::size_t>(
                 static_cast<std::size_t>(step * static_cast<double>(next[axis])), 1);
             next[axis] = up ? next[axis] + by : next[axis] - std::min(next[axis], by);
-            next[0] = std::clamp<std::size_t>(next[0], 1, options.max_batch_size);
+            next[0] = std::clamp<std::size_t>(next[0], 1, largest);
             next[1] = std::clamp<std::size_t>(next[1], 1, next[0]);
             next[2] = std::min(next[2], kDelays);
             if (value(next) > value(at)) at = next, better = true;
@@ -173,7 +174,8 @@ class OnlineTuner {
     }
   }
   void on_finish(const BatchReport& report) noexcept {
-    if (!report.failed) model_.observe(report.shape, report.execution, report.memory_used);
+    if (report.failed || report.out_of_memory) return;
+    model_.observe(report.shape, report.execution, report.memory_used);
   }
   /// The options that serve the recorded window best: those in use unless others are clearly
   /// better. Takes some hundred replays of the window.

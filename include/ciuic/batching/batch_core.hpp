@@ -179,6 +179,7 @@ class BatchCore {
       // Nothing may fit: the caller comes back when it has more room, or a batch has ended.
       if (const BatchAction taken = take(group, closure); !taken.slots.empty()) return taken;
       rest.wake_count = std::min(rest.wake_count, waiting_ + 1);  // or a smaller one goes first
+      if (i == 0 && has_aged(oldest())) break;  // others would keep the memory from it for ever
     }
     return rest;
   }
@@ -288,15 +289,15 @@ class BatchCore {
     if (waiting_ == 0) return rest;
     rest.wake_count = rest.wake_cost = kNoWake;
     if (closing_ == Closing::stop) return idle_until(TimePoint::min());
-    for (std::size_t group = 0; group < groups_.size(); ++group) {
+    for (std::size_t i = 0, group = next_group(); i < groups_.size(); ++i, group = after(group)) {
       const Closure closure = groups_[group].waiting == 0 ? Closure{} : closes(group, {});
       if (!closure.decision.dispatch) {
         wait_for(group, closure, rest);
-      } else if (!waits_for_memory(group)) {
-        return idle_until(TimePoint::min());
-      } else {
-        rest.wake_count = std::min(rest.wake_count, waiting_ + 1);
+        continue;
       }
+      if (!waits_for_memory(group)) return idle_until(TimePoint::min());
+      rest.wake_count = std::min(rest.wake_count, waiting_ + 1);
+      if (i == 0 && has_aged(oldest())) break;
     }
     return rest;
   }
@@ -454,7 +455,8 @@ class BatchCore {
 
   BatchAction take(std::size_t group, const Closure& closure) noexcept {
     const BatchDecision& decision = closure.decision;
-    const std::size_t max_count = std::min({closure.max_count, decision.max_count, batch_.size()});
+    const std::size_t max_count =
+        std::min({closure.max_count, std::max<std::size_t>(decision.max_count, 1), batch_.size()});
     const std::uint64_t free_memory = memory_free();
     CloseReason reason = decision.reason;
     BatchShape shape;

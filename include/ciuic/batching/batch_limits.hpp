@@ -25,9 +25,10 @@ struct BatchLimits {
   std::uint64_t max_batch_cost = kUnlimitedCost;  ///< sum over a batch, in the unit of the requests
   Duration max_queue_delay{0};                    ///< from the arrival of the oldest request
   std::size_t queue_capacity = 1024;              ///< requests that may wait
-  /// Requests accepted and not released yet. 0 = twice the queue and one batch.
+  /// Requests accepted and not released yet. 0 = twice the queue and one batch of at most a queue.
   std::size_t max_outstanding = 0;
-  /// A request that has waited so long goes before every later one, whatever their priorities.
+  /// A request that has waited so long goes before later ones of other priorities. Among tenants
+  /// they still share by cost.
   Duration priority_ageing{std::chrono::milliseconds(100)};
   /// Tenants that may have requests waiting at once; above 1 they share by cost. At most 4096.
   std::size_t max_tenants = 1;
@@ -76,7 +77,8 @@ inline BatchLimits resolved(BatchLimits limits) noexcept {
   limits.max_batch_size = std::min(limits.max_batch_size, kMaxSlots / 4);
   if (limits.min_batch_size == 0) limits.min_batch_size = limits.max_batch_size;
   if (limits.max_outstanding == 0) {
-    limits.max_outstanding = 2 * limits.queue_capacity + limits.max_batch_size;
+    limits.max_outstanding =
+        2 * limits.queue_capacity + std::min(limits.max_batch_size, limits.queue_capacity);
   }
   limits.queue_capacity = std::min(limits.queue_capacity, limits.max_outstanding);
   if (limits.max_queue_per_tenant == 0) limits.max_queue_per_tenant = limits.queue_capacity;

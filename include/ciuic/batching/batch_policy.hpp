@@ -24,7 +24,7 @@ namespace ciuic::inline CIUIC_ABI {
 
 /// Why a batch was closed.
 enum class CloseReason : std::uint8_t {
-  full,      ///< `max_batch_size` requests wait
+  full,      ///< `max_batch_size` requests wait, or the queue is full
   cost,      ///< the next request would exceed `max_batch_cost`
   memory,    ///< more would not fit the memory: the budget, or what an out-of-memory taught
   room,      ///< the caller could take no more (BatchRoom)
@@ -127,8 +127,8 @@ class BatchPolicy {
                     TimePoint /*first_deadline*/) noexcept {
     return true;
   }
-  /// Waiting requests whose deadline is before this are expired now, for nothing can be in time.
-  /// `now` by default. Called before decide().
+  /// Waiting requests whose deadline is at this or before are expired now, for nothing can be in
+  /// time. `now` by default. Called before decide().
   virtual TimePoint hopeless_before(TimePoint now) noexcept { return now; }
   /// When a request of `cost` that came now, behind what `view` holds, would most likely be
   /// answered; `view.now` = cannot say, never refuse.

@@ -123,7 +123,8 @@ class BatchShell {
       if (action.kind == BatchAction::dispatch) ran = action.slots.size();
       perform(action, lock);
     }
-    absorb();  // what came while the batch ran
+    absorb();                                      // what came while the batch ran
+    if (driver_ != nullptr) driver_->taken(lock);  // a batch has ended that its threads know not of
     return {ran, core_.next_event()};
   }
 

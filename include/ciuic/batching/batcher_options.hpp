@@ -44,8 +44,8 @@ struct BatcherOptions {
   std::size_t queue_capacity = 1024;              ///< requests that may wait
   /// Requests accepted whose answer was not taken yet. 0 = twice the queue and one batch.
   std::size_t max_outstanding = 0;
-  /// A request that has waited so long goes before every later one, whatever their priorities, so
-  /// that nothing starves. 0: priorities count for nothing; Duration::max(): they alone count.
+  /// A request that has waited so long goes before later ones of other priorities, so that nothing
+  /// starves. 0: priorities count for nothing; Duration::max(): they alone count.
   Duration priority_ageing{std::chrono::milliseconds(100)};
   Overload overload = Overload::reject;
   OnFailure on_failure = OnFailure::fail_batch;
@@ -58,7 +58,8 @@ struct BatcherOptions {
   /// Bytes that batches that run may need together, as the policy forecasts them; 0 = no bound.
   std::uint64_t memory_budget = 0;
   /// Workers go to sleep so much before a batch is to close, and spin from there: microseconds of
-  /// CPU time per batch against the tens of microseconds by which sleepers wake up late.
+  /// CPU time per batch against the tens of microseconds by which sleepers wake up late. At most
+  /// 10 ms.
   Duration final_spin{0};
   /// Batches that may run at once, each on a thread of its own (or a task of `host.executor`).
   /// 0 = none: the host calls run_one().
@@ -86,8 +87,8 @@ inline Result<void> validate(const BatcherOptions& options) {
   if (options.workers > 1024) {
     return Error(ErrorCode::invalid_argument, "workers: wanted at most 1024");
   }
-  if (options.final_spin < Duration{0}) {
-    return Error(ErrorCode::invalid_argument, "final_spin: wanted at least 0");
+  if (options.final_spin < Duration{0} || options.final_spin > std::chrono::milliseconds(10)) {
+    return Error(ErrorCode::invalid_argument, "final_spin: wanted 0 to 10 ms");
   }
   if (options.host.clock == nullptr) {
     return Error(ErrorCode::invalid_argument, "host.clock: wanted a clock, got null");
@@ -100,9 +101,9 @@ struct SubmitOptions {
   TimePoint deadline = kNever;         ///< on the host's clock
   std::uint64_t cost = 1;              ///< in the unit of `max_batch_cost`
   Priority priority = Priority::normal;
-  TenantId tenant = 0;           ///< on whose behalf; counts with `max_tenants` above 1
-  std::uint16_t group = 0;       ///< below `max_groups`
-  StopToken stop_token{};  ///< cancels the request, also from another thread
+  TenantId tenant = 0;      ///< on whose behalf; counts with `max_tenants` above 1
+  std::uint16_t group = 0;  ///< below `max_groups`
+  StopToken stop_token{};   ///< cancels the request, also from another thread
 };
 
 }  // namespace ciuic::inline CIUIC_ABI

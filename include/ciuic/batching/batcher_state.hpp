@@ -39,7 +39,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
   BatcherState(BatchModel<Request, Response> model, const BatcherOptions& options,
                std::unique_ptr<BatchPolicy> policy)
       : Pool(resolved(options.limits()).max_outstanding, options.host),
-        BatchShell(core_limits(options), Pool::capacity(), policy.get(), options.host,
+        BatchShell(options.limits(), Pool::capacity(), policy.get(), options.host,
                    options.workers + 4),
         policy_(std::move(policy)),
         entries_(new Entry[Pool::capacity()]),
@@ -115,16 +115,6 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
 
  private:
   static constexpr std::size_t kMostPrefetched = 256;
-  /// The core's slots are free again at the end of a batch, answers are taken before: the pool
-  /// bounds what is outstanding, the core has room for the batches in between.
-  static BatchLimits core_limits(const BatcherOptions& options) noexcept {
-    BatchLimits limits = resolved(options.limits());
-    const std::size_t batch = std::min(limits.max_batch_size, limits.max_outstanding);
-    const std::size_t batches = std::max<std::size_t>(options.workers, 1) + 1;
-    limits.max_outstanding = std::min(limits.max_outstanding + batches * batch, kMaxSlots);
-    return limits;
-  }
-
   // --- submission -------------------------------------------------------------------------------
 
   /// What no room would change.
@@ -509,7 +499,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     std::size_t kept = 0;
     for (std::size_t i = 0; i < tickets.size(); ++i) {
       if (!wanted(tickets[i])) continue;
-      if (kept != i) std::rotate(&tickets[kept], &tickets[i], &tickets[i] + 1);
+      std::swap(tickets[kept], tickets[i]);
       ++kept;
     }
     return tickets.first(kept);
@@ -551,7 +541,8 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     lock.lock();
   }
 
-  const Error expired_{ErrorCode::expired, "deadline: passed before there was an answer"};
+  const Error expired_{ErrorCode::expired,
+                       "deadline: passed, or out of reach, before there was an answer"};
   const Error shut_down_{ErrorCode::shutting_down, "the batcher is stopping"};
   const Error shed_{ErrorCode::shed, "the queue was full and another request took the place"};
   const Error unrunnable_{ErrorCode::queue_full, "the host's executor takes no more tasks"};

@@ -270,9 +270,13 @@ class CompletionPool {
   /// `continuation` may own the consumer's side of this very slot.
   void continue_with(std::uint32_t index, Function<void()>&& continuation) noexcept {
     slots_[index].continuation = std::move(continuation);
-    const std::uint32_t before =
-        slots_[index].flags.fetch_or(kContinuation, std::memory_order_acq_rel);
-    if ((before & kReady) == 0) return;
+    std::uint32_t flags = slots_[index].flags.load(std::memory_order_acquire);
+    while ((flags & kReady) == 0) {  // afterwards no more: who made it ready may still tell
+      if (slots_[index].flags.compare_exchange_weak(flags, flags | kContinuation,
+                                                    std::memory_order_acq_rel)) {
+        return;
+      }
+    }
     hold(index);
     run_continuation(index);
     let_go(index);

@@ -7,8 +7,7 @@
 // The weights are those of least squares over relative errors in which a batch counts the less the
 // older it is. They are kept from being negative, so that a forecast never falls when a batch
 // grows, and held by a small ridge, so that data of one kind only (always the same size) still has
-// an answer. One outlier moves little, because its error is bounded by
-// what it is divided by.
+// an answer. One outlier moves little, because its error is bounded by what it is divided by.
 // When half of the last batches are all off by the same factor the machine has changed, not the
 // batches: then everything learned is scaled by that factor at once.
 #pragma once
@@ -25,9 +24,9 @@
 namespace ciuic::inline CIUIC_ABI {
 
 struct CostModelOptions {
-  double forgetting =
-      0.99;                ///< weight of a batch against the next one: 1 / (1 - it) are remembered
-  double quantile = 0.95;  ///< `upper` is exceeded by 1 - it of the batches
+  /// Weight of a batch against the next one: about 1 / (1 - it) batches are remembered.
+  double forgetting = 0.99;
+  double quantile = 0.95;            ///< `upper` is exceeded by 1 - it of the batches
   std::size_t min_observations = 8;  ///< before this many, forecasts are not `known`
 };
 
@@ -39,8 +38,8 @@ class OnlineFit {
   using Features = std::array<double, kFeatures>;
 
   explicit OnlineFit(const CostModelOptions& options) noexcept
-      : forgetting_(std::clamp(options.forgetting, 0.5, 1.0)),
-        quantile_(std::clamp(options.quantile, 0.0, 1.0)) {}
+      : forgetting_(options.forgetting >= 0.5 ? std::min(options.forgetting, 1.0) : 0.5),
+        quantile_(options.quantile >= 0.0 ? std::min(options.quantile, 1.0) : 0.0) {}
 
   std::size_t observations() const noexcept { return observations_; }
   /// Not negative; 0 before the first observation.

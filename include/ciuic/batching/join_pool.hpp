@@ -8,6 +8,7 @@
 #include <span>
 #include <stop_token>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -18,6 +19,9 @@ namespace ciuic::inline CIUIC_ABI {
 /// Created with `new` and owned through Ref. Thread-safety: thread-safe.
 template <class Answer>
 class JoinPool final : public CompletionPool<Answer> {
+  static_assert(std::is_nothrow_move_assignable_v<Answer>,
+                "an answer must move without throwing; wrap it in a std::unique_ptr");
+
  public:
   using Merge = Function<Result<Answer>(std::span<Answer>)>;
 
@@ -36,8 +40,8 @@ class JoinPool final : public CompletionPool<Answer> {
                                         " requests that may be split at once are in use"}));
     }
     const std::uint32_t tag = slot->promise.slot();
-    const auto join = std::make_shared<Join>(*this, count, std::move(merge));
     slot->promise.set_tag(tag);
+    const auto join = std::make_shared<Join>(*this, count, std::move(merge));
     join->promise = std::move(slot->promise);
     remember(tag, join);
     for (std::size_t i = 0; i < count && !join->is_over(); ++i) {

@@ -1,4 +1,4 @@
-// LogHistogram: how often which magnitude was seen, in 12.5 % steps.
+// LogHistogram: how often which magnitude was seen, to within 12.5 %.
 //
 // Four buckets to an octave, so a quantile is known to within an eighth; 64-bit values fit 252
 // buckets. After HdrHistogram's layout of sub-buckets (G. Tene).

@@ -184,7 +184,7 @@ class Simulator {
     Worker& worker = *std::find_if(workers_.begin(), workers_.end(),
                                    [](const Worker& w) { return w.end == kNever; });
     const Duration execution = std::max(Duration{law_(action.shape)}, Duration{0});
-    worker.end = add_saturating(now, execution);
+    worker.end = std::min(add_saturating(now, execution), kNever - Duration{1});
     worker.slots.assign(action.slots.begin(), action.slots.end());
     worker.report = {.shape = action.shape, .started = now, .execution = execution};
     worker.reserved = action.reserved;

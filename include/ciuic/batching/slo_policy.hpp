@@ -10,9 +10,8 @@
 //                     request does not get worse, and the next request would not rather be served
 //                     apart (a long one that would pad all the others).
 //   when              At once, unless that is worse: when whoever came right after would be late
-//   for
-//                     want of a free worker, and fewer were lost by waiting for company until the
-//                     last moment that is safe.
+//                     for want of a free worker, and fewer were lost by waiting for company until
+//                     the last moment that is safe.
 //
 // Without deadlines nobody is given up and nothing is waited for. `min_batch_size` and
 // `max_queue_delay` mean nothing to it.
@@ -52,7 +51,9 @@ struct SloOptions {
 class SloPolicy final : public BatchPolicy {
  public:
   explicit SloPolicy(const SloOptions& options = {}) noexcept
-      : options_(options), model_(options.model) {}
+      : options_(options), model_(options.model) {
+    if (!(options_.caution >= 0)) options_.caution = 0;  // nor what is no number
+  }
 
   void bind(const BatchLimits& limits) noexcept override {
     one_group_ = limits.max_groups <= 1;
@@ -104,7 +105,9 @@ class SloPolicy final : public BatchPolicy {
   TimePoint hopeless_before(TimePoint now) noexcept override {
     read_signals(now);
     // Alone, the last one runs: the forecast may be wrong, and who never runs never learns.
-    if (!model_.known() || first_deadline_ == kNever || waiting_ < 2) return now;
+    if (!model_.known() || first_deadline_ == kNever || (waiting_ < 2 && !give_up_)) {
+      return now;
+    }
     const double least = std::min(model_.mean(kLeast), kMostGivenUp * allowed_);
     double give_up = least;
     // Of a full batch the core does not ask decide() first: all that are in its way go at once.

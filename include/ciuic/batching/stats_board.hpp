@@ -39,7 +39,7 @@ class StatsBoard {
     kCounters = closed + kCloseReasons,
   };
   void add(std::size_t counter, std::uint64_t n = 1) noexcept {
-    counters_[counter].fetch_add(n, std::memory_order_relaxed);
+    counters_[counter].fetch_add(n, std::memory_order_release);  // pairs with read()
   }
   void add(std::size_t counter, Duration d) noexcept {
     add(counter, static_cast<std::uint64_t>(std::max(d, Duration{0}).count()));
@@ -89,7 +89,7 @@ class StatsBoard {
 
  private:
   std::uint64_t get(std::size_t counter) const noexcept {
-    return counters_[counter].load(std::memory_order_relaxed);
+    return counters_[counter].load(std::memory_order_acquire);
   }
   std::array<Atomic<std::uint64_t>, kCounters> counters_{};
 };

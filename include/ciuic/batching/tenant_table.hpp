@@ -7,6 +7,7 @@
 // be forgotten without a trace.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -64,7 +65,7 @@ class TenantTable {
     if (tenants_.size() == 1) return;
     Tenant& t = tenants_[tenant];
     if (before(virtual_time_, t.served)) virtual_time_ = t.served;
-    t.served += cost;
+    t.served += std::max<std::uint64_t>(cost, 1);  // or who costs nothing would always be next
   }
   /// Is it `a`'s turn before `b`'s?
   bool precedes(std::uint32_t a, std::uint32_t b) const noexcept {
