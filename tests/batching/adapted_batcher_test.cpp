@@ -520,3 +520,15 @@ TEST_CASE("Many threads, split and whole, cancelled and not: each answer once, a
   CHECK(answered > 500);
   CHECK(batcher.stats().pending() == 0);
 }
+
+TEST_CASE("regression: an adapter that splits into other pieces than it said is told so") {
+  struct Liar : PackedAdapter<int, float> {
+    using PackedAdapter<int, float>::PackedAdapter;
+    std::vector<Item> split(const Item&, std::uint64_t) const { return {}; }
+  };
+  AdaptedBatcher<Liar> batcher(
+      [](const PackedInput<int>& in, Rows<float>& out) { out.resize(in.requests, 1); },
+      Liar({.max_length = 8, .long_requests = LongRequests::split}), {.max_batch_cost = 4});
+  Future<Rows<float>> future = batcher.submit({1, 2, 3, 4, 5, 6});
+  CHECK(future.get().error().code() == ErrorCode::contract_violation);
+}

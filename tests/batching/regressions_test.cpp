@@ -747,3 +747,52 @@ TEST_CASE("regression: time is measured by a clock that can be set (Clipper)") {
   CHECK(batcher.run_one(clock.now() + 10ms).batch_size == 1);
   CHECK(future.get().value() == 2);
 }
+
+TEST_CASE("regression: a clock before its epoch is a clock like any other") {
+  ManualClock clock;
+  clock.advance(-2h);
+  DynamicBatcher<int, int> batcher(
+      [](std::span<const int> in) { return std::vector<int>(in.begin(), in.end()); },
+      {.max_batch_size = 4, .max_queue_delay = 2ms, .workers = 0, .host = {.clock = &clock}});
+  Future<int> answered = batcher.submit(1);
+  clock.advance(3ms);
+  CHECK(batcher.run_one().batch_size == 1);
+  CHECK(answered.is_ready());
+  Future<int> late = batcher.submit(2, {.timeout = 1ms});
+  clock.advance(1ms);
+  batcher.run_one();
+  CHECK(late.is_ready());
+}
+
+TEST_CASE("regression: what a policy or model says out of range harms nobody") {
+  struct Wild final : BatchPolicy {
+    BatchDecision decide(const QueueView&) noexcept override {
+      return {.dispatch = true, .reason = static_cast<CloseReason>(200)};
+    }
+  };
+  DynamicBatcher<int, int> batcher(
+      [](Batch<int, int>& batch) {
+        CHECK_FALSE(batch.resolve(batch.size(), 7));
+        CHECK_FALSE(batch.resolve_at_end(1000000, 7));
+        batch.resolve(0, 8);
+      },
+      {.workers = 0}, Wild());
+  Future<int> future = batcher.submit(1);
+  batcher.run_one();
+  CHECK(future.get().value() == 8);
+  CHECK(batcher.stats().closed_by(CloseReason::policy) == 1);
+}
+
+TEST_CASE("regression: a model that throws when it is moved is an error, not the end of the host") {
+  struct Heavy {
+    Heavy() = default;
+    Heavy(Heavy&& other) noexcept(false) : moves(other.moves + 1) {
+      if (moves == 2) throw std::runtime_error("too heavy");
+    }
+    std::vector<int> operator()(std::span<const int> in) { return {in.begin(), in.end()}; }
+    int moves = 0;
+  };
+  DynamicBatcher<int, int> batcher{Heavy()};
+  CHECK_FALSE(batcher.status());
+  CHECK_FALSE(batcher.submit(1).get());
+}

@@ -33,7 +33,10 @@ inline const Clock& steady_clock() noexcept {
 
 /// `now + duration`, saturating: a huge relative timeout means "never", not a time in the past.
 constexpr TimePoint add_saturating(TimePoint now, Duration duration) noexcept {
-  if (duration >= kNever - now) return kNever;
+  using Rep = Duration::rep;
+  const Rep at = now.time_since_epoch().count(), by = duration.count();
+  if (by > 0 && at > kNever.time_since_epoch().count() - by) return kNever;
+  if (by < 0 && at < TimePoint::min().time_since_epoch().count() - by) return TimePoint::min();
   return now + duration;
 }
 

@@ -246,6 +246,11 @@ class AdaptedBatcher {
       options.timeout = Duration::max();
     }
     std::vector<Item> pieces = adapter_->split(item, limits_.max_batch_cost);
+    if (pieces.size() != count) {
+      return Future<Answer>::failed(
+          Error(ErrorCode::contract_violation, {"adapter: wanted ", std::to_string(count),
+                                                " pieces, got ", std::to_string(pieces.size())}));
+    }
     const std::stop_token stop = std::exchange(options.stop_token, {});
     if (stop.stop_requested()) return Future<Answer>::failed(Error(ErrorCode::cancelled));
     Future<Answer> future = joins_->join(

@@ -49,15 +49,16 @@ class Batch {
   Batch& operator=(const Batch&) = delete;
 
   std::size_t size() const noexcept { return tickets_.size(); }
-  /// The i-th request.
+  /// The i-th request, i below size().
   Request& operator[](std::size_t i) noexcept { return *entry(i).request; }
   const Request& operator[](std::size_t i) const noexcept { return *entry(i).request; }
   /// What it was submitted with.
   const RequestTerms& terms(std::size_t i) const noexcept { return entry(i).terms; }
 
-  /// False when the request was resolved before: by the model, a cancel or its deadline.
+  /// False when the request was resolved before, by the model, a cancel or its deadline, and when
+  /// there is no i-th request.
   bool resolve(std::size_t i, Result<Response> answer) noexcept {
-    if (!completions_.claim(tickets_[i])) return false;
+    if (i >= size() || !completions_.claim(tickets_[i])) return false;
     entry(i).answered = true;
     stats_.add(answer ? StatsBoard::completed : StatsBoard::failed);
     completions_.stage(tickets_[i], std::move(answer));
@@ -70,7 +71,7 @@ class Batch {
   /// resolve() for a model that answers many in a row: all these answers are delivered together
   /// when the model returns, so that a caller who waits for several of them wakes up once.
   bool resolve_at_end(std::size_t i, Result<Response> answer) noexcept {
-    if (!completions_.claim(tickets_[i])) return false;
+    if (i >= size() || !completions_.claim(tickets_[i])) return false;
     Entry& e = entry(i);
     e.answered = e.staged = true;
     e.failed = !answer;
@@ -164,7 +165,11 @@ Result<void> run_convenience(F& function, Batch<Request, Response>& batch) {
       if constexpr (std::is_same_v<Element, Result<Response>>) {
         batch.resolve_at_end(i++, std::move(result));
       } else {
-        batch.resolve_at_end(i++, Response(std::move(result)));
+        static_assert(std::is_convertible_v<Element&&, Response>,
+                      "the model's results are no answers of this batcher");
+        static_assert(!(std::is_floating_point_v<Element> && std::is_integral_v<Response>),
+                      "a fraction would be cut off: convert it in the model");
+        batch.resolve_at_end(i++, static_cast<Response>(std::move(result)));
       }
     }
     return {};

@@ -459,6 +459,7 @@ class BatchCore {
         std::min({closure.max_count, std::max<std::size_t>(decision.max_count, 1), batch_.size()});
     const std::uint64_t free_memory = memory_free();
     CloseReason reason = decision.reason;
+    if (static_cast<std::size_t>(reason) >= kCloseReasons) reason = CloseReason::policy;
     BatchShape shape;
     std::uint64_t reserve = 0;
     TimePoint first_deadline = kNever;

@@ -37,7 +37,8 @@ enum class OnFailure : std::uint8_t {
 struct BatcherOptions {
   std::size_t max_batch_size = 32;
   /// A free worker takes a batch as soon as this many wait, and otherwise after the delay.
-  /// 0 = `max_batch_size`: wait for a full batch. 1 = never wait while a worker is free.
+  /// 0 = `max_batch_size`: wait for a full batch. 1 = never wait while a worker is free. Nothing is
+  /// waited for longer than `max_queue_delay`: with its default, 0, that is not at all.
   std::size_t min_batch_size = 0;
   std::uint64_t max_batch_cost = kUnlimitedCost;  ///< bounds the sum of `SubmitOptions::cost`
   Duration max_queue_delay{0};                    ///< from the arrival of the oldest request

@@ -33,7 +33,8 @@ namespace ciuic::inline CIUIC_ABI {
 /// The destructor stops: what waits completes as `shutting_down`, running batches end, threads are
 /// joined. From a callback or the model itself stop() and drain() return `would_deadlock`, and the
 /// destructor lets the rest happen as soon as the callback returns; the host's executor, clock and
-/// log must live until then. Futures outlive the batcher.
+/// log must live until then. Futures outlive the batcher. The child of a fork() has none of the
+/// threads: use no batcher of the parent there.
 ///
 /// Thread-safety: thread-safe, but for moving and destroying. submit() blocks only with
 /// `Overload::block`.
@@ -43,8 +44,9 @@ class DynamicBatcher {
 
  public:
   template <BatchFunction<Request, Response> F>
-  explicit DynamicBatcher(F model, const BatcherOptions& options = {}) noexcept
-      : DynamicBatcher(std::move(model), options, std::unique_ptr<BatchPolicy>()) {}
+  explicit DynamicBatcher(F model, const BatcherOptions& options = {}) noexcept {
+    start(std::move(model), options, {});
+  }
   /// With a policy of another type, for example SloPolicy.
   template <BatchFunction<Request, Response> F, std::derived_from<BatchPolicy> Policy>
   DynamicBatcher(F model, const BatcherOptions& options, Policy policy) noexcept {
@@ -63,7 +65,8 @@ class DynamicBatcher {
   template <BatchFunction<Request, Response> F>
   static Result<DynamicBatcher> create(F model, const BatcherOptions& options = {},
                                        std::unique_ptr<BatchPolicy> policy = {}) noexcept {
-    DynamicBatcher batcher(std::move(model), options, std::move(policy));
+    DynamicBatcher batcher;
+    batcher.start(std::move(model), options, std::move(policy));
     if (!batcher.error_) return batcher.error_.error();
     return batcher;
   }
@@ -92,7 +95,8 @@ class DynamicBatcher {
   Duration retry_after() const noexcept { return state_ ? state_->retry_after() : Duration::max(); }
 
   /// For a batcher without workers: expires what is late at `now`, then runs at most one batch on
-  /// this thread. Also allowed beside workers, and from several threads.
+  /// this thread. Time does not run backwards: a `now` before one given earlier counts as that one.
+  /// Also allowed beside workers, and from several threads.
   RunReport run_one(TimePoint now) noexcept { return state_ ? state_->run_one(now) : RunReport(); }
   RunReport run_one() noexcept { return state_ ? run_one(state_->clock().now()) : RunReport(); }
 
@@ -111,8 +115,10 @@ class DynamicBatcher {
   BatcherStats stats() const noexcept { return state_ ? state_->stats() : BatcherStats(); }
 
  private:
+  DynamicBatcher() noexcept = default;
   template <class F>
-  void start(F model, const BatcherOptions& options, std::unique_ptr<BatchPolicy> policy) noexcept {
+  void start(F&& model, const BatcherOptions& options,
+             std::unique_ptr<BatchPolicy> policy) noexcept {
     Result<void> made = call_guarded(ErrorCode::internal, "batcher", [&] {
       if (error_ = validate(options); !error_) return;
       auto form = make_batch_model<Request, Response>(std::move(model));
