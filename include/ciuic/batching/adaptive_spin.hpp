@@ -3,7 +3,7 @@
 // A sleep and its wake-up cost tens of microseconds; a turn of a spin loop costs a tenth of one.
 // Where answers come that fast, spinning wins; where they do not, it is wasted, and after a few
 // misses it is only tried now and then. Most turns are yields, because whom one waits for may need
-// this very core. Bounded: some ten microseconds on an idle machine.
+// this very core. Bounded by kSpinPauses and kSpinYields (base/sync.hpp).
 #pragma once
 
 #include "ciuic/base/sync.hpp"
