@@ -15,6 +15,12 @@ TEST_CASE("An error joins the parts of its message and shares them between copie
   CHECK(error.with_prefix("dir/").message() == "dir/config.json: heads: expected 8, got 7");
 }
 
+TEST_CASE("A message is one line, whatever went into it") {
+  const Error error(ErrorCode::model_failed,
+                    {"model threw: ", "line 1\nline 2\r\n\tend", "\x7f\xC3\xA9"});
+  CHECK(error.message() == "model threw: line 1 line 2   end\x7f\xC3\xA9");
+}
+
 TEST_CASE("An error without words says its code") {
   CHECK(Error(ErrorCode::queue_full).message() == "queue_full");
   Error moved_from(ErrorCode::expired, "late");

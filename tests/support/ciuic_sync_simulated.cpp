@@ -4,6 +4,7 @@
 #include <cxxabi.h>
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <vector>
 

@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <cstring>
 #include <initializer_list>
 #include <new>
 #include <optional>
@@ -91,7 +90,8 @@ constexpr std::string_view to_string(ErrorCode code) noexcept {
 /// stands in for the message. Copies share the text. Thread-safety: thread-compatible.
 class [[nodiscard]] Error {
  public:
-  /// The message is the concatenation of `parts`, joined without separators.
+  /// The message is the concatenation of `parts`, joined without separators. Line breaks and other
+  /// control characters in them (what() of somebody else's exception) become spaces.
   Error(ErrorCode code, std::initializer_list<std::string_view> parts) noexcept : code_(code) {
     std::size_t length = 0;
     for (std::string_view part : parts) length += part.size();
@@ -100,8 +100,7 @@ class [[nodiscard]] Error {
     text_ = ::new (block) Text{{1}, length};
     char* out = text_->chars();
     for (std::string_view part : parts) {
-      if (!part.empty()) std::memcpy(out, part.data(), part.size());
-      out += part.size();
+      for (const char c : part) *out++ = static_cast<unsigned char>(c) < 32 ? ' ' : c;
     }
   }
   Error(ErrorCode code, std::string_view message) noexcept : Error(code, {message}) {}
