@@ -19,6 +19,7 @@
 #include "ciuic/base/error.hpp"
 #include "ciuic/base/function.hpp"
 #include "ciuic/base/tensor_view.hpp"
+#include "ciuic/ops/matrix_format.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 
@@ -34,19 +35,27 @@ class PackedMatrix {
   std::int64_t rows() const noexcept { return rows_; }
   std::int64_t cols() const noexcept { return cols_; }
   Form form() const noexcept { return form_; }
-  DType dtype() const noexcept { return dtype_; }
+  MatrixFormat format() const noexcept { return format_; }
   std::size_t bytes() const noexcept { return bytes_; }  ///< device memory held
+  /// What one step of a quantized input is worth, when it was calibrated; 0: each row's own.
+  float input_scale() const noexcept { return input_scale_; }
 
  protected:
-  PackedMatrix(std::int64_t rows, std::int64_t cols, Form form, DType dtype,
-               std::size_t bytes) noexcept
-      : rows_(rows), cols_(cols), bytes_(bytes), form_(form), dtype_(dtype) {}
+  PackedMatrix(std::int64_t rows, std::int64_t cols, Form form, MatrixFormat format,
+               std::size_t bytes, float input_scale) noexcept
+      : rows_(rows),
+        cols_(cols),
+        bytes_(bytes),
+        input_scale_(input_scale),
+        format_(format),
+        form_(form) {}
 
  private:
   std::int64_t rows_, cols_;
   std::size_t bytes_;
+  float input_scale_;
+  MatrixFormat format_;
   Form form_;
-  DType dtype_;
 };
 
 /// Where `Backend::pack` takes a matrix from, a few rows at a time, so that no second copy of the
@@ -56,12 +65,30 @@ struct MatrixSource {
   PackedMatrix::Form form = PackedMatrix::Form::plain;
   /// Writes rows [first, first + out.size()/cols) as f32 into `out`.
   Function<Result<void>(std::int64_t first, std::span<float> out)> read_rows;
+  float input_scale = 0.0f;  ///< see PackedMatrix::input_scale
+};
+
+/// A matrix that was packed before: its bytes as quant/packed_layout.hpp lays them out.
+struct PackedSource {
+  std::int64_t rows = 0, cols = 0;
+  PackedMatrix::Form form = PackedMatrix::Form::plain;
+  MatrixFormat format{};
+  float input_scale = 0.0f;
+  /// Writes the bytes from `offset` on into `out`.
+  Function<Result<void>(std::size_t offset, std::span<std::byte> out)> read;
+  /// Instead of `read`: all bytes, aligned to 64, in memory that `owner` keeps alive. A device that
+  /// can use them in place does.
+  std::span<const std::byte> mapped{};
+  std::shared_ptr<const void> owner{};
 };
 
 struct KvCacheShape {
   std::int32_t layers = 0, kv_heads = 0, head_dim = 0;
   std::int32_t page_tokens = 16;  ///< positions that one page holds, in every layer
   std::int32_t pages = 0;
+  /// What keys and values are stored as: f32, f16 or i8. i8 keeps one factor, max|x| / 127, for the
+  /// keys and one for the values of each position and kv head, set when they are stored.
+  DType dtype = DType::f32;
 };
 
 /// Keys and values of every layer, in pages that sequences own by number. Page p of a sequence's
@@ -91,6 +118,10 @@ struct PackedBatch {
 };
 
 struct MatmulOptions {
+  /// [cols] f32, or no data for none: x is first normalised as `rms_norm` does with this weight. On
+  /// quantized weights that is the pass that quantizes x.
+  ConstTensorView norm{};
+  float norm_epsilon = 0.0f;
   ConstTensorView bias{};   ///< [rows] f32, or no data for none
   bool accumulate = false;  ///< out += instead of out =: the residual connection (plain form only)
 };
@@ -139,6 +170,8 @@ class Queue {
                         TensorView out) noexcept = 0;
 
   /// out [tokens, n] = x [tokens, cols] W^T (+ bias) (+ out). n = rows, or rows/2 for `gated`.
+  /// On i8 and i4 weights x is rounded to integers of 8 bits, with a scale for each row (or the
+  /// matrix's input_scale), and products are summed in i32.
   virtual void matmul(ConstTensorView x, const PackedMatrix& weight, TensorView out,
                       const MatmulOptions& options) noexcept = 0;
 
@@ -178,12 +211,19 @@ class Backend {
   virtual Result<void*> allocate(std::size_t bytes) const noexcept = 0;
   virtual void deallocate(void* memory, std::size_t bytes) const noexcept = 0;
 
-  /// Reads all rows of `source` and packs them as `dtype`.
-  /// Errors: what the source reports, `out_of_memory`, `unsupported` for a dtype.
+  /// Reads all rows of `source` and packs them as `format`, quantizing on the way.
+  /// Errors: what the source reports, `out_of_memory`, `unsupported` for a format.
   virtual Result<std::unique_ptr<PackedMatrix>> pack(MatrixSource source,
-                                                     DType dtype) const noexcept = 0;
+                                                     MatrixFormat format) const noexcept = 0;
+  /// Takes a matrix as it was packed. Errors: as `pack`; `invalid_argument` for the wrong number of
+  /// mapped bytes.
+  virtual Result<std::unique_ptr<PackedMatrix>> load_packed(PackedSource source) const noexcept = 0;
+  /// Writes the bytes of a matrix of this backend as quant/packed_layout.hpp lays them out.
+  /// Errors: `invalid_argument` for another backend's matrix or the wrong size of `out`.
+  virtual Result<void> store_packed(const PackedMatrix& matrix,
+                                    std::span<std::byte> out) const noexcept = 0;
 
-  /// Bytes that one page takes over all layers; 0 when the shape is not supported.
+  /// Bytes that one page takes over all layers; 0 when the shape, or its dtype, is not supported.
   virtual std::size_t kv_page_bytes(const KvCacheShape& shape) const noexcept = 0;
   virtual Result<std::unique_ptr<KvCache>> make_kv_cache(
       const KvCacheShape& shape) const noexcept = 0;

@@ -8,7 +8,8 @@
 
 namespace ciuic::inline CIUIC_ABI {
 
-enum class CpuIsa : std::uint8_t { best, scalar, avx2, avx512 };
+/// The `vnni` sets add the processor's dot product of bytes, for i8 and i4 weights.
+enum class CpuIsa : std::uint8_t { best, scalar, avx2, avx2vnni, avx512, avx512vnni };
 
 struct CpuBackendOptions {
   CpuIsa isa = CpuIsa::best;  ///< `best`: the widest this processor runs; others are for tests
