@@ -13,24 +13,6 @@ namespace ciuic::inline CIUIC_ABI {
 namespace cpu {
 namespace {
 
-/// Bytes of all panels; empty when they cannot be counted.
-std::optional<std::size_t> packed_bytes(std::size_t panels, std::size_t k) noexcept {
-  const auto floats = checked_mul(panels, k);
-  if (!floats) return std::nullopt;
-  return checked_mul(*floats, kPanelColumns * sizeof(float));
-}
-
-/// Reads `count` rows from `first` on into `rows`, shielding us from a source that throws.
-Result<void> read_rows(MatrixSource& source, std::int64_t first, std::span<float> rows) noexcept {
-  try {
-    return source.read_rows(first, rows);
-  } catch (const std::bad_alloc&) {
-    return Error(ErrorCode::out_of_memory, "pack: the source ran out of memory");
-  } catch (...) {
-    return Error(ErrorCode::model_failed, "pack: the source threw an exception");
-  }
-}
-
 class CpuBackend final : public Backend {
  public:
   CpuBackend(const Kernels& kernels, const HostContext& host) noexcept
@@ -51,16 +33,22 @@ class CpuBackend final : public Backend {
   }
 
   Result<std::unique_ptr<PackedMatrix>> pack(MatrixSource source,
-                                             DType dtype) const noexcept override;
+                                             MatrixFormat format) const noexcept override {
+    return pack_matrix(*host_.memory, std::move(source), format);
+  }
+  Result<std::unique_ptr<PackedMatrix>> load_packed(PackedSource source) const noexcept override {
+    return load_packed_matrix(*host_.memory, std::move(source));
+  }
+  Result<void> store_packed(const PackedMatrix& matrix,
+                            std::span<std::byte> out) const noexcept override;
 
   std::size_t kv_page_bytes(const KvCacheShape& shape) const noexcept override {
     const Result<KvLayout> layout = layout_of(shape);
     if (!layout) return 0;
-    const auto floats = checked_mul(layout->kv_heads * layout->page_tokens,
-                                    layout->head_dim + layout->value_stride);
-    if (!floats) return 0;
-    const auto bytes = checked_mul(*floats, static_cast<std::size_t>(shape.layers) * sizeof(float));
-    return bytes.value_or(0);
+    const auto bytes = checked_mul(layout->kv_heads * (layout->page_tokens / kBlockPositions),
+                                   layout->block_bytes);
+    if (!bytes) return 0;
+    return checked_mul(*bytes, static_cast<std::size_t>(shape.layers)).value_or(0);
   }
   Result<std::unique_ptr<KvCache>> make_kv_cache(const KvCacheShape& shape) const noexcept override;
 
@@ -70,7 +58,13 @@ class CpuBackend final : public Backend {
                    "make_queue: options.threads: wanted 0 or more, got a negative number");
     }
     CIUIC_ASSIGN_OR_RETURN(Team team, Team::make(options.threads, kScratchFloats, host_));
-    std::unique_ptr<Queue> queue(new (std::nothrow) CpuQueue(kernels_, std::move(team)));
+    const std::size_t sharing = team.size() > 1 ? team.size() : 0;
+    CIUIC_ASSIGN_OR_RETURN(
+        Buffer partials,
+        Buffer::allocate(*host_.memory,
+                         sharing * CpuQueue::kPartialFloatsPerThread * sizeof(float)));
+    std::unique_ptr<Queue> queue(
+        new (std::nothrow) CpuQueue(kernels_, std::move(team), std::move(partials), host_));
     if (queue == nullptr) return Error(ErrorCode::out_of_memory, "make_queue: no memory");
     return queue;
   }
@@ -82,41 +76,18 @@ class CpuBackend final : public Backend {
   const HostContext host_;
 };
 
-Result<std::unique_ptr<PackedMatrix>> CpuBackend::pack(MatrixSource source,
-                                                       DType dtype) const noexcept {
-  if (dtype != DType::f32) {
-    return Error(ErrorCode::unsupported,
-                 {"pack: dtype: the cpu backend packs f32, got ", to_string(dtype)});
-  }
-  const bool gated = source.form == PackedMatrix::Form::gated;
-  if (source.rows <= 0 || source.cols <= 0 || !source.read_rows ||
-      (gated && source.rows % 2 != 0)) {
+Result<void> CpuBackend::store_packed(const PackedMatrix& matrix,
+                                      std::span<std::byte> out) const noexcept {
+  const auto* mine = dynamic_cast<const CpuPackedMatrix*>(&matrix);
+  if (mine == nullptr) {
     return Error(ErrorCode::invalid_argument,
-                 "pack: source: wanted rows (an even number when gated), columns and read_rows");
+                 "store_packed: matrix: wanted one packed by the cpu backend, got another's");
   }
-  const std::size_t k = static_cast<std::size_t>(source.cols);
-  const std::size_t features = static_cast<std::size_t>(gated ? source.rows / 2 : source.rows);
-  const std::size_t width = gated ? kGatedColumns : kPanelColumns;  // rows of one kind per panel
-  const auto bytes = packed_bytes(ceil_div(features, width), k);
-  if (!bytes) return Error(ErrorCode::out_of_memory, "pack: source: too large to address");
-  CIUIC_ASSIGN_OR_RETURN(Buffer panels, Buffer::allocate(*host_.memory, *bytes));
-  CIUIC_ASSIGN_OR_RETURN(Buffer staging,
-                         Buffer::allocate(*host_.memory, width * k * sizeof(float)));
-
-  float* panel = panels.as<float>().data();
-  for (std::size_t first = 0; first < features; first += width, panel += k * kPanelColumns) {
-    const std::size_t count = std::min(width, features - first);
-    if (count < width) std::memset(panel, 0, k * kPanelColumns * sizeof(float));
-    for (std::size_t kind = 0; kind < (gated ? 2u : 1u); ++kind) {
-      const std::span<float> rows = staging.as<float>().first(count * k);
-      CIUIC_TRY(read_rows(source, static_cast<std::int64_t>(first + kind * features), rows));
-      kernels_.pack_rows(rows.data(), count, k, kind * kGatedColumns, panel);
-    }
+  if (out.size() != mine->bytes()) {
+    return Error(ErrorCode::invalid_argument, "store_packed: out: wanted matrix.bytes() bytes");
   }
-  std::unique_ptr<PackedMatrix> matrix(new (std::nothrow) CpuPackedMatrix(
-      source.rows, source.cols, source.form, dtype, std::move(panels)));
-  if (matrix == nullptr) return Error(ErrorCode::out_of_memory, "pack: no memory for the matrix");
-  return matrix;
+  std::memcpy(out.data(), mine->data(), out.size());
+  return {};
 }
 
 Result<KvLayout> CpuBackend::layout_of(const KvCacheShape& shape) noexcept {
@@ -134,10 +105,30 @@ Result<KvLayout> CpuBackend::layout_of(const KvCacheShape& shape) noexcept {
     return refuse("page_tokens: wanted a multiple of 16");
   }
   KvLayout layout;
+  switch (shape.dtype) {
+    case DType::f32:
+      layout.type = KvType::f32;
+      break;
+    case DType::f16:
+      layout.type = KvType::f16;
+      break;
+    case DType::i8:
+      layout.type = KvType::i8;
+      break;
+    default:
+      return Error(
+          ErrorCode::unsupported,
+          {"make_kv_cache: shape.dtype: wanted f32, f16 or i8, got ", to_string(shape.dtype)});
+  }
   layout.kv_heads = static_cast<std::size_t>(shape.kv_heads);
   layout.head_dim = static_cast<std::size_t>(shape.head_dim);
   layout.value_stride = ceil_div<std::size_t>(layout.head_dim, 16) * 16;
   layout.page_tokens = static_cast<std::size_t>(shape.page_tokens);
+  const std::size_t element_bytes = bits_of(shape.dtype) / 8;
+  layout.keys_at = shape.dtype == DType::i8 ? 2 * kBlockPositions * sizeof(float) : 0;
+  layout.values_at = layout.keys_at + kBlockPositions * layout.head_dim * element_bytes;
+  const std::size_t end = layout.values_at + kBlockPositions * layout.value_stride * element_bytes;
+  layout.block_bytes = ceil_div(end, Buffer::kAlignment) * Buffer::kAlignment;
   return layout;
 }
 

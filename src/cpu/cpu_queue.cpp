@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "ciuic/base/checked.hpp"
+
 namespace ciuic::inline CIUIC_ABI::cpu {
 namespace {
 
@@ -60,8 +62,26 @@ constexpr std::size_t unsigned_of(std::int64_t value) noexcept {
 // Guesses for how long work takes on one thread, to decide about sharing it.
 constexpr double kMultiplyAddsPerNanosecond = 50.0;
 constexpr double kBytesPerNanosecond = 10.0;
+/// Head elements (of all heads) x positions of attention.
+constexpr double kAttentionPerNanosecond = 25.0;
+/// Time over ideal time from which on threads share the segments of a piece of attention.
+constexpr double kUneven = 1.15;
 /// What one claimed chunk of a shared job should take: small against a step, large against a claim.
 constexpr double kChunkNanoseconds = 8'000.0;
+
+using Gemm = void (*)(const GemmTask&) noexcept;
+Gemm gemm_of(const Kernels& kernels, DType dtype) noexcept {
+  switch (dtype) {
+    case DType::bf16:
+      return kernels.gemm_bf16;
+    case DType::i8:
+      return kernels.gemm_i8;
+    case DType::i4:
+      return kernels.gemm_i4;
+    default:
+      return kernels.gemm_f32;
+  }
+}
 
 std::size_t grain_for(double nanoseconds_per_item) noexcept {
   const double items = kChunkNanoseconds / nanoseconds_per_item;
@@ -246,9 +266,7 @@ void CpuQueue::embed(const PackedMatrix& table, ConstTensorView ids, TensorView 
   team_.run(unsigned_of(tokens), grain_for(each), static_cast<double>(tokens) * each,
             [&](std::size_t begin, std::size_t end, float*) {
               for (std::size_t t = begin; t < end; ++t) {
-                const std::size_t row = unsigned_of(integers(ids)[t]);
-                kernels_.unpack_row(matrix->panels() + row / kPanelColumns * k * kPanelColumns,
-                                    row % kPanelColumns, k, floats(out) + t * k);
+                matrix->read_row(unsigned_of(integers(ids)[t]), floats(out) + t * k);
               }
             });
 }
@@ -269,6 +287,74 @@ void CpuQueue::rms_norm(ConstTensorView x, ConstTensorView weight, float epsilon
               kernels_.rms_norm({floats(x) + begin * columns, floats(weight),
                                  floats(out) + begin * columns, end - begin, columns, epsilon});
             });
+}
+
+bool CpuQueue::prepare_rows(GemmTask& task, const float* x, std::size_t rows,
+                            const CpuPackedMatrix& weight, const MatmulOptions& options) noexcept {
+  const float* norm = options.norm.data == nullptr ? nullptr : floats(options.norm);
+  const DType dtype = weight.format().dtype;
+  const std::size_t k = task.k;
+  const bool quantized = dtype == DType::i8 || dtype == DType::i4;
+  if (!quantized && norm == nullptr) {
+    task.x = x;
+    return true;
+  }
+
+  // One block holds all parts, each a multiple of a cache line. Rows of integers are a line longer
+  // than they need to be, so that rows of a power of two do not share the same sets of the cache.
+  constexpr std::size_t kLine = Buffer::kAlignment;
+  const auto aligned = [](std::size_t bytes) { return ceil_div(bytes, kLine) * kLine; };
+  QuantizedRows& q = task.q;
+  if (dtype == DType::i4) {
+    q.group = static_cast<std::size_t>(weight.format().group);
+    q.groups = ceil_div(k, q.group);
+  }
+  q.stride = aligned(std::max(k, q.group * q.groups)) + kLine;
+  const std::size_t row_bytes = quantized ? q.stride : k * sizeof(float);
+  const auto block = checked_mul(rows, row_bytes);
+  const std::size_t scales = quantized ? aligned(rows * sizeof(float)) : 0;
+  const std::size_t sums = aligned(rows * q.groups * sizeof(std::int32_t));
+  if (!block || *block + scales + sums < *block)
+    return fail(ErrorCode::out_of_memory, {"too large"});
+  const std::size_t bytes = aligned(*block) + scales + sums;
+  if (prepared_.size() < bytes) {
+    prepared_ = Buffer();  // before the new one: both together might not fit
+    Result<Buffer> larger = Buffer::allocate(*host_.memory, bytes);
+    if (!larger) return fail(ErrorCode::out_of_memory, {"no memory for the prepared input"});
+    prepared_ = *std::move(larger);
+  }
+  std::byte* const base = prepared_.data();
+
+  const double each = static_cast<double>(k) * 0.4 + 10.0;
+  const auto share = [&](const auto& work) {
+    team_.run(rows, grain_for(each), static_cast<double>(rows) * each,
+              [&](std::size_t begin, std::size_t end, float*) { work(begin, end - begin); });
+  };
+  if (!quantized) {
+    float* const out = reinterpret_cast<float*>(base);
+    share([&](std::size_t first, std::size_t count) {
+      kernels_.rms_norm({x + first * k, norm, out + first * k, count, k, options.norm_epsilon});
+    });
+    task.x = out;
+    return true;
+  }
+  q.integers = reinterpret_cast<std::uint8_t*>(base);
+  q.scales = reinterpret_cast<float*>(base + aligned(*block));
+  if (dtype == DType::i4) {
+    q.group_sums = reinterpret_cast<std::int32_t*>(base + aligned(*block) + scales);
+  } else {
+    task.column_scales = weight.scales();
+    task.column_sums = weight.sums();
+  }
+  const auto quantize = dtype == DType::i4 ? kernels_.quantize_rows_i4 : kernels_.quantize_rows_i8;
+  share([&](std::size_t first, std::size_t count) {
+    QuantizedRows part = q;
+    part.integers += first * q.stride;
+    part.scales += first;
+    if (part.group_sums != nullptr) part.group_sums += first * q.groups;
+    quantize({x + first * k, norm, options.norm_epsilon, weight.input_scale(), part, count, k});
+  });
+  return true;
 }
 
 void CpuQueue::matmul(ConstTensorView x, const PackedMatrix& weight, TensorView out,
@@ -294,37 +380,47 @@ void CpuQueue::matmul(ConstTensorView x, const PackedMatrix& weight, TensorView 
   }
   if (tokens == 0) return;
 
+  const bool has_norm = options.norm.data != nullptr;
+  if (has_norm && !require_tensor("options.norm", options.norm, DType::f32, {weight.cols()})) {
+    return;
+  }
+
   GemmTask shared;
-  shared.x = floats(x);
-  shared.panels = matrix->panels();
+  shared.panels = matrix->data();
+  shared.panel_bytes = matrix->layout().panel_bytes;
   shared.bias = has_bias ? floats(options.bias) : nullptr;
   shared.out = floats(out);
   shared.k = unsigned_of(weight.cols());
   shared.out_columns = unsigned_of(columns);
   shared.accumulate = options.accumulate;
   shared.gated = gated;
+  if (!prepare_rows(shared, floats(x), unsigned_of(tokens), *matrix, options)) return;
+  const auto gemm = gemm_of(kernels_, weight.format().dtype);
 
-  // Chunks of rows outside, panels inside: a chunk's activations stay in the L2 cache while the
-  // weights pass by.
+  // Panels outside, chunks of rows inside: a panel is fetched from memory once and stays in the L2
+  // cache while the chunks pass over it.
   const std::size_t rows = unsigned_of(tokens);
   const std::size_t chunks = ceil_div(rows, kGemmChunkRows);
+  // Of whole tiles, but for the last.
+  const std::size_t chunk_rows = ceil_div(ceil_div(rows, chunks), kGemmTileRows) * kGemmTileRows;
   const std::size_t panels = ceil_div(unsigned_of(columns), gated ? kGatedColumns : kPanelColumns);
   const double weights = static_cast<double>(shared.k * kPanelColumns);
-  const double compute = weights * static_cast<double>(rows) / kMultiplyAddsPerNanosecond;
-  const double stream = weights * sizeof(float) / kBytesPerNanosecond;
+  const bool integers_only = shared.q.integers != nullptr;
+  const double compute = weights * static_cast<double>(rows) / (integers_only ? 4.0 : 1.0) /
+                         kMultiplyAddsPerNanosecond;
+  const double stream = static_cast<double>(shared.panel_bytes) / kBytesPerNanosecond;
   const double each = std::fmax(compute / static_cast<double>(chunks), stream);
   team_.run(chunks * panels, grain_for(each), each * static_cast<double>(chunks * panels),
             [&](std::size_t begin, std::size_t end, float* scratch) {
               GemmTask task = shared;
               task.scratch = scratch;
-              while (begin < end) {
-                const std::size_t chunk = begin / panels;
-                task.row_begin = rows * chunk / chunks;
-                task.row_end = rows * (chunk + 1) / chunks;
-                task.panel_begin = begin % panels;
-                task.panel_end = std::min(panels, task.panel_begin + (end - begin));
-                kernels_.gemm(task);
-                begin += task.panel_end - task.panel_begin;
+              for (; begin < end; ++begin) {
+                const std::size_t chunk = begin % chunks;
+                task.row_begin = std::min(rows, chunk * chunk_rows);
+                task.row_end = std::min(rows, task.row_begin + chunk_rows);
+                task.panel_begin = begin / chunks;
+                task.panel_end = task.panel_begin + 1;
+                gemm(task);
               }
             });
 }
@@ -370,7 +466,7 @@ void CpuQueue::rotate_and_store(TensorView qkv, ConstTensorView table, const Pac
     return;
   }
   CpuKvCache& mine = static_cast<CpuKvCache&>(cache);
-  float* const pages = mine.layer(layer);
+  std::byte* const pages = mine.layer(layer);
   const KvLayout& layout = mine.layout();
   const std::int32_t* starts = integers(batch.sequence_starts);
   const std::size_t max_pages = unsigned_of(batch.page_tables.shape[1]);
@@ -385,7 +481,7 @@ void CpuQueue::rotate_and_store(TensorView qkv, ConstTensorView table, const Pac
                     batch.page_tables)[sequence * max_pages + position / layout.page_tokens];
                 kernels_.rotate_and_store(
                     {floats(qkv) + t * unsigned_of(width), floats(table) + t * layout.head_dim,
-                     pages + unsigned_of(page) * mine.page_floats(), layout,
+                     pages + unsigned_of(page) * mine.page_bytes(), layout,
                      unsigned_of(shape.heads), position % layout.page_tokens});
               }
             });
@@ -418,15 +514,24 @@ void CpuQueue::attention(ConstTensorView qkv, const PackedBatch& batch, const At
   const auto first_slot = [&](std::size_t s) { return unsigned_of(starts[s]) / tile_tokens + s; };
 
   double keys = 0.0;
+  std::int32_t longest = 0, most_tokens = 0;
   for (std::size_t s = 0; s < sequences; ++s) {
-    keys += static_cast<double>(starts[s + 1] - starts[s]) * integers(batch.context_lengths)[s];
+    const std::int32_t context = integers(batch.context_lengths)[s];
+    const std::int32_t tokens = starts[s + 1] - starts[s];
+    keys += static_cast<double>(tokens) * context;
+    longest = std::max(longest, context);
+    most_tokens = std::max(most_tokens, tokens);
   }
-  const std::size_t items = slots * layout.kv_heads * pieces;
-  const double nanoseconds = keys * static_cast<double>(out_width) / 10.0;
-  const auto run_item = [&](std::size_t item, float* scratch) {
-    const std::size_t part = item / slots;
+  const double nanoseconds = keys * static_cast<double>(out_width) / kAttentionPerNanosecond;
+  const std::size_t parts = layout.kv_heads * pieces;
+  const std::size_t items = slots * parts;
+  // One token per sequence reads every key once: a page's heads lie side by side. Longer pieces
+  // read them again and again: one head at a time stays in the cache.
+  const bool once = batch.tokens == batch.sequences;
+  const auto find = [&](std::size_t item, AttentionTask& task) {
+    const std::size_t part = once ? item % parts : item / slots;
     // From the end: a long prompt's last tiles see most, and are best begun first.
-    const std::size_t slot = slots - 1 - item % slots;
+    const std::size_t slot = slots - 1 - (once ? item / parts : item % slots);
     std::size_t low = 0, high = sequences;  // the last sequence whose slots begin at or below
     while (high - low > 1) {
       const std::size_t middle = (low + high) / 2;
@@ -434,11 +539,10 @@ void CpuQueue::attention(ConstTensorView qkv, const PackedBatch& batch, const At
     }
     const std::size_t token = unsigned_of(starts[low]) + (slot - first_slot(low)) * tile_tokens;
     const std::size_t end = unsigned_of(starts[low + 1]);
-    if (token >= end) return;
-    const std::size_t kv_head = part / pieces;
+    if (token >= end) return false;
+    task.kv_head = part / pieces;
     const std::size_t head_in_group = part % pieces * tile_heads;
-    const std::size_t head = kv_head * group + head_in_group;
-    AttentionTask task;
+    const std::size_t head = task.kv_head * group + head_in_group;
     task.q = floats(qkv) + token * unsigned_of(width) + head * layout.head_dim;
     task.out = floats(out) + token * unsigned_of(out_width) + head * layout.head_dim;
     task.q_stride = unsigned_of(width);
@@ -449,15 +553,70 @@ void CpuQueue::attention(ConstTensorView qkv, const PackedBatch& batch, const At
     task.pages = mine->layer(layer);
     task.page_table = integers(batch.page_tables) + low * unsigned_of(batch.page_tables.shape[1]);
     task.layout = layout;
-    task.kv_head = kv_head;
     task.scale = shape.scale;
-    task.scratch = scratch;
-    kernels_.attention(task);
+    return true;
   };
-  team_.run(items, grain_for(nanoseconds / static_cast<double>(items)), nanoseconds,
-            [&](std::size_t begin, std::size_t end, float* scratch) {
-              for (std::size_t item = begin; item < end; ++item) run_item(item, scratch);
-            });
+  const auto context_of = [](const AttentionTask& task) {
+    std::int32_t last = 0;
+    for (std::size_t t = 0; t < task.tokens; ++t) last = std::max(last, task.positions[t]);
+    return unsigned_of(last) + 1;
+  };
+
+  // Where whole pieces would leave threads idle, each segment of a context becomes one of its own.
+  const std::size_t segments = ceil_div(unsigned_of(longest), kSegmentPositions);
+  const std::size_t most_rows = std::min(tile_tokens, unsigned_of(most_tokens)) * tile_heads;
+  const std::size_t item_floats = segments * most_rows * (layout.value_stride + kPartialFloats);
+  const std::size_t turns = ceil_div(items, team_.size());
+  const bool uneven =
+      static_cast<double>(turns * team_.size()) > kUneven * static_cast<double>(items);
+  if (segments > 1 && uneven && items * item_floats <= partials_.as<float>().size()) {
+    const auto with_partials = [&](std::size_t item, AttentionTask& task) {
+      task.partials = partials_.as<float>().data() + item * item_floats;
+      return find(item, task);
+    };
+    team_.run(items * segments, 1, nanoseconds,
+              [&](std::size_t begin, std::size_t end, float* scratch) {
+                for (; begin < end; ++begin) {
+                  AttentionTask task;
+                  task.scratch = scratch;
+                  task.segment = begin % segments;
+                  if (with_partials(begin / segments, task) &&
+                      task.segment * kSegmentPositions < context_of(task)) {
+                    kernels_.attention(task);
+                  }
+                }
+              });
+    team_.run(items, 1, 0.0, [&](std::size_t begin, std::size_t end, float* scratch) {
+      for (; begin < end; ++begin) {
+        AttentionTask task;
+        task.scratch = scratch;
+        if (with_partials(begin, task)) kernels_.merge_attention(task);
+      }
+    });
+    return;
+  }
+
+  const double each = nanoseconds / static_cast<double>(items);
+  const std::size_t grain = std::min(grain_for(each / 4.0), ceil_div(items, 8 * team_.size()));
+  team_.run(items, grain, nanoseconds, [&](std::size_t begin, std::size_t end, float* scratch) {
+    AttentionTask tasks[2];
+    bool found[2] = {find(begin, tasks[0]), false};
+    for (std::size_t item = begin; item < end; ++item) {
+      AttentionTask& task = tasks[(item - begin) % 2];
+      AttentionTask& next = tasks[(item - begin + 1) % 2];
+      found[(item - begin + 1) % 2] = item + 1 < end && find(item + 1, next);
+      if (!found[(item - begin) % 2]) continue;
+      task.scratch = scratch;
+      task.next_page_table = nullptr;
+      if (once && found[(item - begin + 1) % 2]) {
+        task.next_page_table = next.page_table;
+        task.next_kv_head = next.kv_head;
+        task.next_first = 0;
+        task.next_context = context_of(next);
+      }
+      kernels_.attention(task);
+    }
+  });
 }
 
 void CpuQueue::gather_rows(ConstTensorView x, ConstTensorView indices, TensorView out) noexcept {

@@ -6,21 +6,10 @@
 
 #include "ciuic/ops/backend.hpp"
 #include "cpu/kernels.hpp"
+#include "cpu/packed_matrix.hpp"
 #include "cpu/team.hpp"
 
 namespace ciuic::inline CIUIC_ABI::cpu {
-
-/// Panels of one matrix, from the host's memory.
-class CpuPackedMatrix final : public PackedMatrix {
- public:
-  CpuPackedMatrix(std::int64_t rows, std::int64_t cols, Form form, DType dtype,
-                  Buffer panels) noexcept
-      : PackedMatrix(rows, cols, form, dtype, panels.size()), panels_(std::move(panels)) {}
-  const float* panels() const noexcept { return panels_.as<float>().data(); }
-
- private:
-  Buffer panels_;
-};
 
 /// [layers][pages] pages; kernels.hpp has the inside of one.
 class CpuKvCache final : public KvCache {
@@ -28,15 +17,15 @@ class CpuKvCache final : public KvCache {
   CpuKvCache(const KvCacheShape& shape, const KvLayout& layout, Buffer memory) noexcept
       : KvCache(shape), layout_(layout), memory_(std::move(memory)) {}
   const KvLayout& layout() const noexcept { return layout_; }
-  std::size_t page_floats() const noexcept {
-    return layout_.kv_heads * layout_.page_tokens * (layout_.head_dim + layout_.value_stride);
+  std::size_t page_bytes() const noexcept {
+    return layout_.kv_heads * (layout_.page_tokens / kBlockPositions) * layout_.block_bytes;
   }
-  const float* layer(std::int32_t layer) const noexcept {
-    return memory_.as<float>().data() + static_cast<std::size_t>(layer) *
-                                            static_cast<std::size_t>(shape().pages) * page_floats();
+  const std::byte* layer(std::int32_t layer) const noexcept {
+    return memory_.data() +
+           static_cast<std::size_t>(layer) * static_cast<std::size_t>(shape().pages) * page_bytes();
   }
-  float* layer(std::int32_t layer) noexcept {
-    return const_cast<float*>(static_cast<const CpuKvCache*>(this)->layer(layer));
+  std::byte* layer(std::int32_t layer) noexcept {
+    return const_cast<std::byte*>(static_cast<const CpuKvCache*>(this)->layer(layer));
   }
 
  private:
@@ -47,8 +36,11 @@ class CpuKvCache final : public KvCache {
 /// Thread-safety: thread-compatible.
 class CpuQueue final : public Queue {
  public:
-  CpuQueue(const Kernels& kernels, Team team) noexcept
-      : kernels_(kernels), team_(std::move(team)) {}
+  /// Partial sums of attention that a queue keeps for each of its threads.
+  static constexpr std::size_t kPartialFloatsPerThread = 65536;
+
+  CpuQueue(const Kernels& kernels, Team team, Buffer partials, const HostContext& host) noexcept
+      : kernels_(kernels), team_(std::move(team)), partials_(std::move(partials)), host_(host) {}
 
   void copy_to_device(void* device, std::span<const std::byte> host) noexcept override;
   void copy_to_host(std::span<std::byte> host, const void* device) noexcept override;
@@ -88,8 +80,15 @@ class CpuQueue final : public Queue {
   /// False when an earlier operation failed; else errors are reported under `name` from here on.
   bool begin(std::string_view name) noexcept;
 
+  /// Inputs of a matmul on their way to the kernel: `x` itself, normalised, or as integers.
+  bool prepare_rows(GemmTask& task, const float* x, std::size_t rows, const CpuPackedMatrix& weight,
+                    const MatmulOptions& options) noexcept;
+
   const Kernels& kernels_;
   Team team_;
+  Buffer partials_;  // of attention whose segments several threads share; none for one thread
+  const HostContext host_;
+  Buffer prepared_;  // grows to the largest that was needed
   std::string_view operation_;
   std::optional<Error> error_;
 };

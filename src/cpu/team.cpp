@@ -159,6 +159,10 @@ Team::~Team() {
   shared_->scratch = Buffer();
 }
 
+std::size_t Team::size() const noexcept {
+  return 1 + shared_->threads.size() + shared_->posted.size();
+}
+
 void Team::run_job(const Job& job, double nanoseconds) noexcept {
   Shared& shared = *shared_;
   const std::size_t helpers = shared.threads.size() + shared.posted.size();

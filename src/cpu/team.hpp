@@ -26,6 +26,9 @@ class Team {
   Team& operator=(Team&&) = delete;
   ~Team();
 
+  /// Threads that may work on a job, the caller's included.
+  std::size_t size() const noexcept;
+
   /// Calls `work(begin, end, scratch)` for chunks of at most `grain` items until [0, items) is
   /// covered, each item once. `nanoseconds` is a guess of the whole on one thread: what is too
   /// short to share runs here. `work` must not throw, nor depend on who runs it.

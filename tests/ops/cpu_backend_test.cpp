@@ -113,13 +113,19 @@ TEST_CASE("Broken preconditions are reported by the operation's name, once") {
 
 TEST_CASE("Packing refuses what it cannot hold and passes the source's error on") {
   const auto backend = cpu_backend().value();
-  for (DType dtype : {DType::bf16, DType::i8, DType::i4, DType::i32}) {
+  for (DType dtype : {DType::f16, DType::i32, DType::u8}) {
     const auto packed = backend->pack(ones(4, 4), dtype);
     REQUIRE_FALSE(packed);
     CHECK(packed.error().code() == ErrorCode::unsupported);
     CHECK(std::string(packed.error().message()) ==
-          "pack: dtype: the cpu backend packs f32, got " + std::string(to_string(dtype)));
+          "pack: format: the cpu backend packs f32, bf16, i8 and i4, got " +
+              std::string(to_string(dtype)));
   }
+  for (std::int32_t group : {0, -64, 16, 48, 256}) {
+    CHECK(backend->pack(ones(4, 4), {DType::i4, group}).error().code() ==
+          ErrorCode::invalid_argument);
+  }
+  CHECK(backend->pack(ones(1, 65537), DType::i8).error().code() == ErrorCode::unsupported);
   CHECK(backend->pack(ones(0, 4), DType::f32).error().code() == ErrorCode::invalid_argument);
   CHECK(backend->pack(ones(4, 0), DType::f32).error().code() == ErrorCode::invalid_argument);
   CHECK(backend->pack(ones(3, 4, PackedMatrix::Form::gated), DType::f32).error().code() ==
@@ -145,7 +151,7 @@ TEST_CASE("Packing refuses what it cannot hold and passes the source's error on"
   const auto good = backend->pack(ones(65, 10), DType::f32).value();
   CHECK(good->rows() == 65);
   CHECK(good->cols() == 10);
-  CHECK(good->dtype() == DType::f32);
+  CHECK(good->format().dtype == DType::f32);
   CHECK(good->bytes() == 2 * 64 * 10 * sizeof(float));
 }
 
@@ -159,6 +165,20 @@ TEST_CASE("Caches say what a page takes and refuse shapes they do not support") 
         KvCacheShape{1, 4, 64, 0, 1}, KvCacheShape{1, 4, 64, 16, -1}}) {
     CHECK(backend->make_kv_cache(shape).error().code() == ErrorCode::invalid_argument);
     if (shape.pages >= 0) CHECK(backend->kv_page_bytes(shape) == 0);
+  }
+  // i8 keeps two f32 factors for each position and kv head; blocks of 16 positions are whole lines.
+  CHECK(backend->kv_page_bytes({2, 4, 64, 16, 1, DType::f16}) == 2u * 4 * 16 * 128 * 2);
+  CHECK(backend->kv_page_bytes({2, 4, 64, 16, 1, DType::i8}) == 2u * 4 * 16 * (128 + 2 * 4));
+  CHECK(backend->kv_page_bytes({1, 1, 6, 32, 1, DType::i8}) == 2u * 512);
+  for (DType dtype : {DType::bf16, DType::i32, DType::u8, DType::i4}) {
+    const KvCacheShape shape{1, 4, 64, 16, 1, dtype};
+    CHECK(backend->kv_page_bytes(shape) == 0);
+    const auto refused = backend->make_kv_cache(shape);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().code() == ErrorCode::unsupported);
+    CHECK(std::string(refused.error().message()) ==
+          "make_kv_cache: shape.dtype: wanted f32, f16 or i8, got " +
+              std::string(to_string(dtype)));
   }
   const std::int32_t most = std::numeric_limits<std::int32_t>::max();
   CHECK_FALSE(backend->make_kv_cache({most, most, 256, most / 16 * 16, most}));
@@ -184,7 +204,7 @@ TEST_CASE("Refused memory is an error, and nothing is lost") {
     };
     CHECK(until_it_works([&] { return backend->pack(ones(70, 30), DType::f32); }) == 2);
     CHECK(until_it_works([&] { return backend->make_kv_cache({1, 1, 16, 16, 2}); }) == 1);
-    CHECK(until_it_works([&] { return backend->make_queue({2}); }) == 1);
+    CHECK(until_it_works([&] { return backend->make_queue({2}); }) == 2);
     CHECK(until_it_works([&] { return DeviceBuffer::allocate(*backend, 100); }) == 1);
   }
   CHECK(memory.held == 0);

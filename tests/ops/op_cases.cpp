@@ -11,6 +11,25 @@ namespace {
 
 std::size_t size(int n) { return static_cast<std::size_t>(n); }
 
+/// A product or sum of floats, rounded to f32 wherever this is compiled.
+float rounded(float x) {
+  volatile float result = x;
+  return result;
+}
+
+/// Replaces x, keys or values of one position and head, by what a cache of `kv` gives back of it.
+void keep_as(DType kv, std::span<float> x) {
+  if (kv == DType::f16) {
+    for (float& value : x) value = f16::from_float(value).to_float();
+  }
+  if (kv == DType::i8) {
+    float largest = 0.0f;
+    for (float value : x) largest = std::max(largest, std::fabs(value));
+    const float factor = largest / 127.0f, inverse = 127.0f / largest;
+    for (float& value : x) value = std::nearbyint(rounded(value * inverse)) * factor;
+  }
+}
+
 /// Compares element by element; a failure names the worst of them.
 void check_close(const std::vector<float>& got, const std::vector<Expected>& wanted,
                  std::size_t columns) {
@@ -224,7 +243,7 @@ std::vector<std::vector<float>> run_attention(const OpTarget& target, const Atte
   }
   const std::int32_t layer = 1;
   const auto cache =
-      run.backend().make_kv_cache({2, c.kv_heads, c.head_dim, c.page_tokens, pages}).value();
+      run.backend().make_kv_cache({2, c.kv_heads, c.head_dim, c.page_tokens, pages, c.kv}).value();
   const AttentionShape shape{c.heads, c.kv_heads, c.head_dim, data.scale};
   const DeviceTensor frequencies = run.put({c.head_dim / 2}, data.frequencies);
 
@@ -277,43 +296,59 @@ std::vector<std::vector<float>> run_attention(const OpTarget& target, const Atte
 
 void check_attention(const OpTarget& target, const AttentionCase& c, unsigned seed) {
   INFO(target.name << ": attention heads " << c.heads << "/" << c.kv_heads << ", head_dim "
-                   << c.head_dim << ", page_tokens " << c.page_tokens << ", sequences "
-                   << c.context.size() << " (first " << c.context[0] << "), seed " << seed);
+                   << c.head_dim << ", page_tokens " << c.page_tokens << ", kv " << to_string(c.kv)
+                   << ", sequences " << c.context.size() << " (first " << c.context[0] << "), seed "
+                   << seed);
   const AttentionData data(c, seed);
   std::vector<int> all(c.context.size());
   std::iota(all.begin(), all.end(), 0);
   const auto got = run_attention(target, data, all, c.cuts, seed + 1);
 
+  // What rotation makes is known to the bit: each product and sum is one rounded f32 operation,
+  // with the table as the device computes it. So is what a cache keeps of it.
+  OpRunner run(target);
+  const int longest = *std::max_element(c.context.begin(), c.context.end());
+  std::vector<std::int32_t> positions(size(longest));
+  std::iota(positions.begin(), positions.end(), 0);
+  const DeviceTensor positions_there = run.put({longest}, positions);
+  const DeviceTensor frequencies = run.put({c.head_dim / 2}, data.frequencies);
+  const DeviceTensor table_there = run.make({longest, 2, c.head_dim / 2});
+  run.queue().rope_table(positions_there, frequencies, 1.0f, table_there);
+  const std::vector<float> table = run.get(table_there);
+
   const std::size_t d = size(c.head_dim), group = size(c.heads / c.kv_heads);
   for (std::size_t s = 0; s < c.context.size(); ++s) {
     const std::size_t context = size(c.context[s]);
-    std::vector<double> rotated(data.qkv[s].begin(), data.qkv[s].end());
+    std::vector<float> kept = data.qkv[s];
     for (std::size_t t = 0; t < context; ++t) {
-      for (std::size_t h = 0; h < size(c.heads + c.kv_heads); ++h) {
-        double* x = &rotated[t * data.width() + h * d];
-        for (std::size_t i = 0; i < d / 2; ++i) {
-          const double angle = double{static_cast<float>(t) * data.frequencies[i]};
-          const double a = x[i], b = x[i + d / 2];
-          x[i] = a * std::cos(angle) - b * std::sin(angle);
-          x[i + d / 2] = b * std::cos(angle) + a * std::sin(angle);
+      const float* cosine = &table[t * d];
+      const float* sine = cosine + d / 2;
+      for (std::size_t h = 0; h < size(c.heads + 2 * c.kv_heads); ++h) {
+        float* x = &kept[t * data.width() + h * d];
+        for (std::size_t i = 0; h < size(c.heads + c.kv_heads) && i < d / 2; ++i) {
+          const float a = x[i], b = x[i + d / 2];
+          x[i] = rounded(rounded(a * cosine[i]) - rounded(b * sine[i]));
+          x[i + d / 2] = rounded(rounded(b * cosine[i]) + rounded(a * sine[i]));
         }
+        if (h >= size(c.heads)) keep_as(c.kv, std::span(x, d));
       }
     }
     std::vector<Expected> wanted;
     for (std::size_t t = 0; t < context; ++t) {
       for (std::size_t h = 0; h < size(c.heads); ++h) {
-        const double* q = &rotated[t * data.width() + h * d];
+        const float* q = &kept[t * data.width() + h * d];
         const auto row_of = [&](std::size_t position, std::size_t what) {
-          return &rotated[position * data.width() + (what + h / group) * d];
+          return &kept[position * data.width() + (what + h / group) * d];
         };
         std::vector<double> weights;
         double norm = 0.0;  // the largest sum of |q k| decides how well a score is known
         for (std::size_t p = 0; p <= t; ++p) {
-          const double* k = row_of(p, size(c.heads));
+          const float* k = row_of(p, size(c.heads));
           double score = 0.0, here = 0.0;
           for (std::size_t i = 0; i < d; ++i) {
-            score += q[i] * k[i];
-            here += std::fabs(q[i] * k[i]);
+            const double product = double{q[i]} * double{k[i]};
+            score += product;
+            here += std::fabs(product);
           }
           norm = std::max(norm, here);
           weights.push_back(score * double{data.scale});
@@ -321,15 +356,17 @@ void check_attention(const OpTarget& target, const AttentionCase& c, unsigned se
         const double maximum = *std::max_element(weights.begin(), weights.end());
         double sum = 0.0;
         for (double& weight : weights) sum += weight = std::exp(weight - maximum);
-        // Each weight e^s is off by about the error of s: the dot product's (rotation's roundings
-        // included), and a few roundings; every further softmax step rounds once more.
-        const double relative = (2.0 * static_cast<double>(d + 8) * norm * double{data.scale} + 20 +
+        // A score is a dot product of d rounded terms, rounded a few times more (the scale,
+        // log2(e), a factor of i8); its weight is off by about the error of the score, of the
+        // maximum, and a few roundings of the exponential. Sums of t + 1 terms of one sign, and of
+        // values.
+        const double relative = (2.0 * static_cast<double>(d + 6) * norm * double{data.scale} + 20 +
                                  static_cast<double>(t)) *
                                 kEpsilon;
         for (std::size_t i = 0; i < d; ++i) {
           double value = 0.0, magnitude = 0.0;
           for (std::size_t p = 0; p <= t; ++p) {
-            const double v = row_of(p, size(c.heads + c.kv_heads))[i];
+            const double v = double{row_of(p, size(c.heads + c.kv_heads))[i]};
             value += weights[p] * v / sum;
             magnitude += weights[p] * std::fabs(v) / sum;
           }
@@ -376,16 +413,29 @@ void check_all_operations(const OpTarget& target, unsigned seed, int random_case
       {3, 3, 6, 48, {140}, {64, 64}},
       {2, 2, 256, 16, {33, 20}, {7}},
       {60, 1, 16, 64, {20, 70}, {50}},
+      {9, 3, 34, 16, {513, 512}, {500, 9}},
   };
-  for (const AttentionCase& c : attention) check_attention(target, c, 2);
-  for (int i = 0; i < random_cases; ++i) {
+  const DType kinds[] = {DType::f32, DType::f16, DType::i8};
+  for (AttentionCase c : attention) {
+    for (DType kv : kinds) {
+      c.kv = kv;
+      check_attention(target, c, 2);
+    }
+  }
+  for (int i = 0; i < 2 * random_cases; ++i) {
     AttentionCase c;
+    c.kv = kinds[random_int(random, 0, 2)];
     c.kv_heads = random_int(random, 1, 3);
-    c.heads = c.kv_heads * random_int(random, 1, 5);
+    c.heads = c.kv_heads * random_int(random, 1, 9);
     c.head_dim = 2 * random_int(random, 1, 40);
     c.page_tokens = 16 * random_int(random, 1, 5);
-    for (int s = random_int(random, 1, 4); s > 0; --s)
-      c.context.push_back(random_int(random, 1, 150));
+    for (int s = random_int(random, 1, 4); s > 0; --s) {
+      // Anywhere, or beside a multiple of a block, of a softmax step or of a page.
+      const int units[] = {1, 16, 64, c.page_tokens};
+      const int unit = units[random_int(random, 0, 3)];
+      const int near = unit * random_int(random, 0, 150 / unit) + random_int(random, -1, 1);
+      c.context.push_back(std::max(near, 1));
+    }
     for (int n = random_int(random, 0, 3); n > 0; --n) c.cuts.push_back(random_int(random, 1, 90));
     check_attention(target, c, draw());
   }

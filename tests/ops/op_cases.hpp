@@ -21,6 +21,7 @@ struct AttentionCase {
   int heads, kv_heads, head_dim, page_tokens;
   std::vector<int> context;  ///< per sequence, positions known after the last step
   std::vector<int> cuts;     ///< the steps: every prompt is cut after that many tokens
+  DType kv = DType::f32;     ///< what keys and values are kept as
 };
 /// Tokens of a few sequences and what attention makes of them.
 struct AttentionData {

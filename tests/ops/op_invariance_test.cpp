@@ -129,7 +129,8 @@ TEST_CASE("A row of a norm has the same bits alone and in any batch") {
 TEST_CASE("A sequence's attention has the same bits alone, batched, chunked, and on any pages") {
   const unsigned seed = fresh_seed();
   INFO("seed " << seed);
-  AttentionCase c{6, 2, 40, 16, {1, 17, 64, 131, 200, 33, 90}, {}};
+  const DType kv = GENERATE(DType::f32, DType::f16, DType::i8);
+  AttentionCase c{6, 2, 40, 16, {1, 17, 64, 131, 200, 33, 90}, {}, kv};
   const std::vector<int> all = {0, 1, 2, 3, 4, 5, 6};
   const std::vector<int> one_by_one(200, 1);
   AttentionData data(c, seed);
@@ -143,9 +144,9 @@ TEST_CASE("A sequence's attention has the same bits alone, batched, chunked, and
       target.threads = threads;
       const auto got = run_attention(target, data, members, cuts, page_seed);
       for (std::size_t i = 0; i < members.size(); ++i) {
-        INFO(target.name << ", " << threads << " threads: sequence " << members[i] << " of "
-                         << members.size() << ", " << cuts.size() << " cuts, pages of "
-                         << data.shape.page_tokens);
+        INFO(target.name << ", kv " << to_string(kv) << ", " << threads << " threads: sequence "
+                         << members[i] << " of " << members.size() << ", " << cuts.size()
+                         << " cuts, pages of " << data.shape.page_tokens);
         CHECK(same_bits(got[i], whole[static_cast<std::size_t>(members[i])]));
       }
     };
@@ -161,6 +162,34 @@ TEST_CASE("A sequence's attention has the same bits alone, batched, chunked, and
       data.shape.page_tokens = 32;
       check(threads, all, one_by_one, 12);  // decode all the way
       check(threads, {4}, one_by_one, 13);
+    }
+  }
+}
+
+TEST_CASE("Attention whose segments several threads share has the bits of one thread's") {
+  // A group of 1, 5 and 13 heads: one tile, one tile of another width, several tiles.
+  const unsigned seed = fresh_seed();
+  INFO("seed " << seed);
+  std::mt19937 random(seed);
+  const DType kv = GENERATE(DType::f32, DType::f16, DType::i8);
+  for (int group : {1, 5, 13}) {
+    const int heads = group == 1 ? 3 : 1;  // pieces that 2 threads cannot share evenly
+    const AttentionCase c{
+        heads * group, heads, 18, 32, {random_int(random, 1030, 1200), 700}, {}, kv};
+    const AttentionData data(c, seed);
+    for (const auto& backend : cpu_backends()) {
+      const OpTarget alone{std::string(backend->isa()), backend, 1};
+      const auto whole = run_attention(alone, data, {0, 1}, {}, 1);
+      for (int threads : {2, 3}) {
+        OpTarget shared = alone;
+        shared.threads = threads;
+        const std::vector<int> cuts = {1020, 4, 1, 1};
+        const auto got = run_attention(shared, data, {0, 1}, cuts, 2);
+        INFO(alone.name << ", kv " << to_string(kv) << ", " << threads << " threads, group of "
+                        << group);
+        CHECK(same_bits(got[0], whole[0]));
+        CHECK(same_bits(got[1], whole[1]));
+      }
     }
   }
 }
@@ -200,12 +229,14 @@ TEST_CASE("What is not a number in one row stays in that row") {
 }
 
 TEST_CASE("What is not a number in one token reaches no earlier token and no other sequence") {
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  const AttentionCase c{4, 2, 24, 16, {100, 70}, {}};
+  const float bad_value =
+      GENERATE(std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity());
+  const DType kv = GENERATE(DType::f32, DType::f16, DType::i8);
+  const AttentionCase c{4, 2, 24, 16, {100, 70}, {}, kv};
   const AttentionData good(c, 6);
   AttentionData bad = good;
   const std::size_t spoilt = 67;
-  for (std::size_t i = 0; i < bad.width(); ++i) bad.qkv[0][spoilt * bad.width() + i] = nan;
+  for (std::size_t i = 0; i < bad.width(); ++i) bad.qkv[0][spoilt * bad.width() + i] = bad_value;
   for (const OpTarget& target : targets()) {
     INFO(target.name);
     for (const std::vector<int>& cuts : {std::vector<int>{}, std::vector<int>{40}}) {

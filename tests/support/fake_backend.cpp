@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -259,9 +260,31 @@ class FakeBackend final : public Backend {
     device_.inner().deallocate(memory, bytes);
   }
   Result<std::unique_ptr<PackedMatrix>> pack(MatrixSource source,
-                                             DType dtype) const noexcept override {
+                                             MatrixFormat format) const noexcept override {
     Result<std::unique_ptr<PackedMatrix>> result = Error(ErrorCode::internal);
-    device_.execute([&] { result = device_.inner().pack(std::move(source), dtype); });
+    device_.execute([&] { result = device_.inner().pack(std::move(source), format); });
+    return result;
+  }
+  Result<std::unique_ptr<PackedMatrix>> load_packed(PackedSource source) const noexcept override {
+    if (source.mapped.data() != nullptr) {  // the host's memory is not the device's: copy
+      source.read = [bytes = source.mapped](std::size_t offset,
+                                            std::span<std::byte> out) -> Result<void> {
+        if (offset > bytes.size() || bytes.size() - offset < out.size()) {
+          return Error(ErrorCode::invalid_argument, "load_packed: source.mapped: too few bytes");
+        }
+        std::copy_n(bytes.begin() + static_cast<std::ptrdiff_t>(offset), out.size(), out.begin());
+        return {};
+      };
+      source.mapped = {};
+    }
+    Result<std::unique_ptr<PackedMatrix>> result = Error(ErrorCode::internal);
+    device_.execute([&] { result = device_.inner().load_packed(std::move(source)); });
+    return result;
+  }
+  Result<void> store_packed(const PackedMatrix& matrix,
+                            std::span<std::byte> out) const noexcept override {
+    Result<void> result;
+    device_.execute([&] { result = device_.inner().store_packed(matrix, out); });
     return result;
   }
   std::size_t kv_page_bytes(const KvCacheShape& shape) const noexcept override {

@@ -22,7 +22,8 @@ struct OpTarget {
 /// Every instruction set this processor has.
 inline std::vector<std::shared_ptr<const Backend>> cpu_backends() {
   std::vector<std::shared_ptr<const Backend>> backends;
-  for (CpuIsa isa : {CpuIsa::scalar, CpuIsa::avx2, CpuIsa::avx512}) {
+  for (CpuIsa isa :
+       {CpuIsa::scalar, CpuIsa::avx2, CpuIsa::avx2vnni, CpuIsa::avx512, CpuIsa::avx512vnni}) {
     CpuBackendOptions options;
     options.isa = isa;
     if (auto backend = cpu_backend(options)) backends.push_back(*backend);
@@ -78,14 +79,19 @@ class OpRunner {
   }
   std::unique_ptr<PackedMatrix> pack(const std::vector<float>& values, std::int64_t rows,
                                      std::int64_t cols,
-                                     PackedMatrix::Form form = PackedMatrix::Form::plain) {
-    MatrixSource source{
-        rows, cols, form, [&values, cols](std::int64_t first, std::span<float> out) {
-          const auto begin = values.begin() + first * cols;
-          std::copy(begin, begin + static_cast<std::ptrdiff_t>(out.size()), out.begin());
-          return Result<void>();
-        }};
-    return backend_->pack(std::move(source), DType::f32).value();
+                                     PackedMatrix::Form form = PackedMatrix::Form::plain,
+                                     MatrixFormat format = DType::f32, float input_scale = 0.0f) {
+    MatrixSource source;
+    source.rows = rows;
+    source.cols = cols;
+    source.form = form;
+    source.input_scale = input_scale;
+    source.read_rows = [&values, cols](std::int64_t first, std::span<float> out) {
+      const auto begin = values.begin() + first * cols;
+      std::copy(begin, begin + static_cast<std::ptrdiff_t>(out.size()), out.begin());
+      return Result<void>();
+    };
+    return backend_->pack(std::move(source), format).value();
   }
 
  private:

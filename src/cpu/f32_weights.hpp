@@ -1,0 +1,68 @@
+// Weights as floats: a step is one k, each element one chain of multiply-adds.
+#pragma once
+
+#include "cpu/gemm_skeleton.hpp"
+
+namespace ciuic::inline CIUIC_ABI::cpu::CIUIC_CPU_ISA {
+namespace {
+
+struct F32Weights {
+  using Sum = float;
+  static constexpr std::size_t kTileRows = cpu::CIUIC_CPU_ISA::kTileRows;
+  static constexpr std::size_t kBlockBytes = 65536;
+  static constexpr std::size_t kPrefetchSteps = 4;
+  static constexpr std::size_t kUnpackTiles = kNever;
+  static std::size_t steps(const GemmTask& task) { return task.k; }
+  static std::size_t step_bytes(const GemmTask&) { return kPanelColumns * sizeof(float); }
+
+  template <std::size_t kRows>
+  static HWY_INLINE void add_step(const float* HWY_RESTRICT const (&x)[kRows], std::size_t k,
+                                  const float* HWY_RESTRICT weights, std::size_t slice,
+                                  Vec (&sum)[kRows][kTileVectors]) {
+    Vec w[kTileVectors];
+    for (std::size_t v = 0; v < kTileVectors; ++v)
+      w[v] = hn::Load(kTag, weights + column_of(slice, v));
+    for (std::size_t r = 0; r < kRows; ++r) {
+      const Vec a = hn::Set(kTag, x[r][k]);
+      for (std::size_t v = 0; v < kTileVectors; ++v) sum[r][v] = hn::MulAdd(a, w[v], sum[r][v]);
+    }
+  }
+
+  template <std::size_t kRows>
+  static void multiply(const GemmTask& task, std::size_t row, const std::byte* stretch,
+                       std::size_t step, std::size_t steps, bool first, Prefetch prefetch,
+                       float* HWY_RESTRICT sums) {
+    const auto* HWY_RESTRICT panel = reinterpret_cast<const float*>(stretch);
+    const float* HWY_RESTRICT x[kRows];
+    for (std::size_t r = 0; r < kRows; ++r) x[r] = task.x + (row + r) * task.k + step;
+    for (std::size_t slice = 0; slice < kSlices; ++slice) {
+      Vec sum[kRows][kTileVectors];
+      for (std::size_t r = 0; r < kRows; ++r) {
+        for (std::size_t v = 0; v < kTileVectors; ++v) {
+          sum[r][v] = first ? hn::Zero(kTag)
+                            : hn::Load(kTag, sums + r * kPanelColumns + column_of(slice, v));
+        }
+      }
+      std::size_t i = 0;
+      for (; i + kPrefetchSteps <= steps; i += kPrefetchSteps) {
+        prefetch.next();
+        for (std::size_t u = 0; u < kPrefetchSteps; ++u)
+          add_step<kRows>(x, i + u, panel + (i + u) * kPanelColumns, slice, sum);
+      }
+      for (; i < steps; ++i) add_step<kRows>(x, i, panel + i * kPanelColumns, slice, sum);
+      for (std::size_t r = 0; r < kRows; ++r) {
+        for (std::size_t v = 0; v < kTileVectors; ++v)
+          hn::Store(sum[r][v], kTag, sums + r * kPanelColumns + column_of(slice, v));
+      }
+      prefetch.lines = 0;  // later slices read what the first one fetched
+    }
+  }
+
+  static HWY_INLINE Vec value(const GemmTask&, std::size_t, std::size_t, const float* sums,
+                              std::size_t column) {
+    return hn::Load(kTag, sums + column);
+  }
+};
+
+}  // namespace
+}  // namespace ciuic::inline CIUIC_ABI::cpu::CIUIC_CPU_ISA
