@@ -20,7 +20,12 @@
 #include "ciuic/exec/thread_pool.hpp"
 #include "ciuic/model/chat_format.hpp"
 #include "ciuic/model/language_model.hpp"
+#include "ciuic/model/quantize.hpp"
 #include "ciuic/ops/cpu_backend.hpp"
+#include "ciuic/quant/calibrate.hpp"
+#include "ciuic/quant/prune.hpp"
+#include "ciuic/quant/quantize_dynamic.hpp"
+#include "ciuic/quant/smooth.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 

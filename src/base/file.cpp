@@ -1,6 +1,7 @@
 #include "base/file.hpp"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -123,6 +124,21 @@ Result<void> ReadOnlyFile::read_at(std::uint64_t offset, std::span<std::byte> ou
   return check_unchanged();
 }
 
+Result<ReadOnlyFile::Mapping> ReadOnlyFile::map() const {
+  CIUIC_TRY(check_unchanged());
+  if (size_ == 0) return Mapping{};
+  const auto bytes = static_cast<std::size_t>(size_);
+  void* const at = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, descriptor_, 0);
+  if (at == MAP_FAILED) return system_error(name_, "cannot be mapped", errno);
+  (void)::madvise(at, bytes, MADV_WILLNEED);  // begins to read what is not in memory yet
+  struct Unmap {
+    std::size_t bytes;
+    void operator()(void* begin) const noexcept { ::munmap(begin, bytes); }
+  };
+  std::shared_ptr<void> owner(at, Unmap{bytes});
+  return Mapping{{static_cast<const std::byte*>(at), bytes}, std::move(owner)};
+}
+
 Result<std::string> read_text_file(const std::filesystem::path& path, std::uint64_t max_bytes,
                                    std::string_view name) {
   CIUIC_ASSIGN_OR_RETURN(const ReadOnlyFile file, ReadOnlyFile::open(path, name));
@@ -168,6 +184,49 @@ Result<void> fill(int descriptor, std::string_view name,
 }
 
 }  // namespace
+
+Result<FileWriter> FileWriter::create(const std::filesystem::path& path) {
+  FileWriter file;
+  file.name_ = display_name(path);
+  do {
+    file.descriptor_ =
+        ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
+  } while (file.descriptor_ < 0 && errno == EINTR);
+  if (file.descriptor_ < 0) return system_error(file.name_, "cannot be created", errno);
+  return file;
+}
+FileWriter::FileWriter(FileWriter&& other) noexcept
+    : name_(std::move(other.name_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+FileWriter& FileWriter::operator=(FileWriter&& other) noexcept {
+  name_.swap(other.name_);
+  std::swap(descriptor_, other.descriptor_);
+  return *this;
+}
+FileWriter::~FileWriter() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+Result<void> FileWriter::write_at(std::uint64_t offset, std::span<const std::byte> bytes) const {
+  while (!bytes.empty()) {
+    const std::size_t wanted = bytes.size() < kMaxTransfer ? bytes.size() : kMaxTransfer;
+    const ssize_t written = ::pwrite(descriptor_, bytes.data(), wanted, static_cast<off_t>(offset));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return system_error(name_, "cannot be written", errno);
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+    offset += static_cast<std::uint64_t>(written);
+  }
+  return {};
+}
+
+Result<void> FileWriter::finish() {
+  const int descriptor = std::exchange(descriptor_, -1);
+  const int synced = ::fsync(descriptor) != 0 ? errno : 0;
+  if (::close(descriptor) != 0 && synced == 0) {
+    return system_error(name_, "cannot be closed", errno);
+  }
+  if (synced != 0) return system_error(name_, "cannot be synced", synced);
+  return {};
+}
 
 Result<void> write_file_atomically(const std::filesystem::path& path,
                                    std::span<const std::span<const std::byte>> parts) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -32,6 +33,15 @@ class ReadOnlyFile {
   /// or modification time is not, before or after, what it was when the file was opened.
   Result<void> read_at(std::uint64_t offset, std::span<std::byte> out) const;
 
+  /// The whole file in memory, read only, for as long as the returned owner lives; the pages are
+  /// read when they are touched, or soon. A file that is cut short while it is mapped ends the
+  /// process with a signal: for directories that nobody else writes. Errors: `io_error`.
+  struct Mapping {
+    std::span<const std::byte> bytes;  ///< aligned to a page
+    std::shared_ptr<const void> owner;
+  };
+  Result<Mapping> map() const;
+
  private:
   ReadOnlyFile() = default;
   Result<void> check_unchanged() const;
@@ -46,6 +56,26 @@ class ReadOnlyFile {
 /// for a longer one.
 Result<std::string> read_text_file(const std::filesystem::path& path, std::uint64_t max_bytes,
                                    std::string_view name = {});
+
+/// A new file that several threads fill. Removes nothing when it is given up. Thread-safety:
+/// `write_at` is thread-safe.
+class FileWriter {
+ public:
+  /// Errors: `io_error`, also when there is something at `path`.
+  static Result<FileWriter> create(const std::filesystem::path& path);
+  FileWriter(FileWriter&& other) noexcept;
+  FileWriter& operator=(FileWriter&& other) noexcept;
+  ~FileWriter();
+
+  Result<void> write_at(std::uint64_t offset, std::span<const std::byte> bytes) const;
+  /// Syncs and closes. Errors: `io_error`.
+  Result<void> finish();
+
+ private:
+  FileWriter() = default;
+  std::string name_;
+  int descriptor_ = -1;
+};
 
 /// Replaces `path` by the concatenation of `parts`, or leaves it as it was: a temporary file beside
 /// it, synced, then renamed. Errors: `io_error`.

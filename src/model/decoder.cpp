@@ -7,39 +7,15 @@
 #include <string>
 
 #include "base/try.hpp"
+#include "model/decoder_matrices.hpp"
+#include "model/in_parallel.hpp"
+#include "model/packed_directory.hpp"
 #include "model/rope.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 namespace {
 
 constexpr std::size_t kF32 = sizeof(float);
-
-/// Tensors stacked on top of each other: rows of the first, then of the second, …
-MatrixSource stacked(const WeightFiles& files, std::vector<const TensorInfo*> parts,
-                     std::int64_t cols, PackedMatrix::Form form = PackedMatrix::Form::plain) {
-  MatrixSource source;
-  source.cols = cols;
-  source.form = form;
-  for (const TensorInfo* part : parts) source.rows += part->shape[0];
-  source.read_rows = [&files, parts = std::move(parts), cols](
-                         std::int64_t first, std::span<float> out) -> Result<void> {
-    for (const TensorInfo* part : parts) {
-      if (out.empty()) break;
-      if (first >= part->shape[0]) {
-        first -= part->shape[0];
-        continue;
-      }
-      const auto rows = std::min<std::int64_t>(part->shape[0] - first,
-                                               static_cast<std::int64_t>(out.size()) / cols);
-      const auto values = static_cast<std::size_t>(rows * cols);
-      CIUIC_TRY(files.read_rows_f32(*part, first, out.first(values)));
-      out = out.subspan(values);
-      first = 0;
-    }
-    return {};
-  };
-  return source;
-}
 
 Result<DeviceBuffer> upload(const Backend& backend, Queue& queue, std::span<const float> values) {
   CIUIC_ASSIGN_OR_RETURN(DeviceBuffer buffer, DeviceBuffer::allocate(backend, values.size_bytes()));
@@ -61,31 +37,36 @@ ConstTensorView bias_view(const DeviceBuffer& buffer) {
 }  // namespace
 
 Result<DecoderWeights> DecoderWeights::load(const ModelConfig& config, const WeightFiles& files,
-                                            const Backend& backend, DType dtype) {
+                                            const Backend& backend, const WeightOptions& options) {
   DecoderWeights weights;
-  CIUIC_ASSIGN_OR_RETURN(const std::unique_ptr<Queue> queue, backend.make_queue({.threads = 1}));
-  const std::int64_t d_model = config.hidden_size;
-  const std::int64_t attended = std::int64_t{config.num_attention_heads} * config.head_dim;
-
-  const auto find = [&](const std::string& name) -> const TensorInfo* { return files.find(name); };
-  // check_llama_weights has seen every name and shape; a miss here is a bug, not a bad file.
-  const auto pack = [&](std::vector<std::string> names, std::int64_t cols,
-                        PackedMatrix::Form form) -> Result<std::unique_ptr<PackedMatrix>> {
-    std::vector<const TensorInfo*> parts;
-    for (const std::string& name : names) {
-      if (find(name) == nullptr)
-        return Error(ErrorCode::internal, {name, ": lost after the check"});
-      parts.push_back(find(name));
+  const std::vector<MatrixSpec> specs = decoder_matrices(config);
+  std::vector<PackedEntry> packed;
+  if (is_packed(files)) {
+    CIUIC_ASSIGN_OR_RETURN(packed, read_packed_table(files, specs));
+  }
+  std::vector<std::unique_ptr<PackedMatrix>> matrices(specs.size());
+  const auto load_matrix = [&](std::size_t i) -> Result<void> {
+    const MatrixSpec& spec = specs[i];
+    if (!packed.empty()) {
+      CIUIC_ASSIGN_OR_RETURN(PackedSource source,
+                             packed_source(files, spec, packed[i], options.map));
+      CIUIC_ASSIGN_OR_RETURN(matrices[i], backend.load_packed(std::move(source)));
+      return {};
     }
-    CIUIC_ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> matrix,
-                           backend.pack(stacked(files, std::move(parts), cols, form), dtype));
-    weights.bytes_ += matrix->bytes();
-    return matrix;
+    const MatrixFormat format = format_of(spec.name, options.rules, options.format);
+    CIUIC_ASSIGN_OR_RETURN(MatrixSource source, matrix_source(files, spec));
+    CIUIC_ASSIGN_OR_RETURN(matrices[i], backend.pack(std::move(source), format));
+    return {};
   };
+  CIUIC_TRY(in_parallel(specs.size(), options.threads, load_matrix));
+  for (const auto& matrix : matrices) weights.bytes_ += matrix->bytes();
+
+  CIUIC_ASSIGN_OR_RETURN(const std::unique_ptr<Queue> queue, backend.make_queue({.threads = 1}));
+  // check_llama_weights has seen every name and shape; a miss here is a bug, not a bad file.
   const auto read_vectors = [&](std::vector<std::string> names) -> Result<DeviceBuffer> {
     std::vector<float> values;
     for (const std::string& name : names) {
-      const TensorInfo* tensor = find(name);
+      const TensorInfo* tensor = files.find(name);
       if (tensor == nullptr) return Error(ErrorCode::internal, {name, ": lost after the check"});
       const std::size_t at = values.size();
       values.resize(at + static_cast<std::size_t>(tensor->shape[0]));
@@ -94,31 +75,20 @@ Result<DecoderWeights> DecoderWeights::load(const ModelConfig& config, const Wei
     weights.bytes_ += values.size() * kF32;
     return upload(backend, *queue, values);
   };
-  using Form = PackedMatrix::Form;
-
-  CIUIC_ASSIGN_OR_RETURN(weights.embedding_,
-                         pack({"model.embed_tokens.weight"}, d_model, Form::plain));
-  if (!config.tie_word_embeddings) {
-    CIUIC_ASSIGN_OR_RETURN(weights.head_, pack({"lm_head.weight"}, d_model, Form::plain));
-  }
   CIUIC_ASSIGN_OR_RETURN(weights.final_norm_, read_vectors({"model.norm.weight"}));
   CIUIC_ASSIGN_OR_RETURN(weights.rope_frequencies_,
                          upload(backend, *queue, rope_frequencies(config)));
 
+  auto next = matrices.begin();  // in the order of decoder_matrices
+  weights.embedding_ = std::move(*next++);
+  if (!config.tie_word_embeddings) weights.head_ = std::move(*next++);
   for (std::int32_t i = 0; i < config.num_hidden_layers; ++i) {
     const std::string layer = "model.layers." + std::to_string(i) + ".";
     const std::string attention = layer + "self_attn.", mlp = layer + "mlp.";
     Layer& to = weights.layers_.emplace_back();
+    for (auto* matrix : {&to.qkv, &to.out, &to.gate_up, &to.down}) *matrix = std::move(*next++);
     CIUIC_ASSIGN_OR_RETURN(to.attention_norm, read_vectors({layer + "input_layernorm.weight"}));
     CIUIC_ASSIGN_OR_RETURN(to.mlp_norm, read_vectors({layer + "post_attention_layernorm.weight"}));
-    CIUIC_ASSIGN_OR_RETURN(to.qkv, pack({attention + "q_proj.weight", attention + "k_proj.weight",
-                                         attention + "v_proj.weight"},
-                                        d_model, Form::plain));
-    CIUIC_ASSIGN_OR_RETURN(to.out, pack({attention + "o_proj.weight"}, attended, Form::plain));
-    CIUIC_ASSIGN_OR_RETURN(
-        to.gate_up, pack({mlp + "gate_proj.weight", mlp + "up_proj.weight"}, d_model, Form::gated));
-    CIUIC_ASSIGN_OR_RETURN(to.down,
-                           pack({mlp + "down_proj.weight"}, config.intermediate_size, Form::plain));
     if (config.attention_bias) {
       CIUIC_ASSIGN_OR_RETURN(to.qkv_bias,
                              read_vectors({attention + "q_proj.bias", attention + "k_proj.bias",
@@ -158,7 +128,6 @@ Result<DecoderWorkspace> DecoderWorkspace::create(const ModelConfig& config, con
                      2 * std::int64_t{max_tokens} +
                          std::int64_t{max_sequences} * (3 + max_pages_per_sequence) + 1));
   CIUIC_TRY(allocate(work.x_, tokens, d_model));
-  CIUIC_TRY(allocate(work.normed_, tokens, d_model));
   CIUIC_TRY(allocate(work.qkv_, tokens, attended + 2 * config.num_key_value_heads * head_dim));
   CIUIC_TRY(allocate(work.attended_, tokens, attended));
   CIUIC_TRY(allocate(work.ffn_, tokens, config.intermediate_size));
@@ -229,7 +198,7 @@ Result<void> DecoderWorkspace::forward(const DecoderWeights& weights, KvCache& c
                                  config_.head_dim,
                                  1.0f / std::sqrt(static_cast<float>(config_.head_dim))};
   const auto epsilon = static_cast<float>(config_.rms_norm_eps);
-  const TensorView x = view(x_, n, d_model), normed = view(normed_, n, d_model);
+  const TensorView x = view(x_, n, d_model);
   const TensorView qkv = view(qkv_, n, attended_cols + 2 * config_.num_key_value_heads * head_dim);
   const TensorView attended = view(attended_, n, attended_cols);
   const TensorView ffn = view(ffn_, n, config_.intermediate_size);
@@ -240,21 +209,25 @@ Result<void> DecoderWorkspace::forward(const DecoderWeights& weights, KvCache& c
   for (std::size_t i = 0; i < weights.layers_.size(); ++i) {
     const DecoderWeights::Layer& layer = weights.layers_[i];
     const auto index = static_cast<std::int32_t>(i);
-    queue.rms_norm(x, vector_view(layer.attention_norm), epsilon, normed);
-    queue.matmul(normed, *layer.qkv, qkv, {.bias = bias_view(layer.qkv_bias)});
+    queue.matmul(x, *layer.qkv, qkv,
+                 {.norm = vector_view(layer.attention_norm),
+                  .norm_epsilon = epsilon,
+                  .bias = bias_view(layer.qkv_bias)});
     queue.rotate_and_store(qkv, rope, packed, attention, cache, index);
     queue.attention(qkv, packed, attention, cache, index, attended);
     queue.matmul(attended, *layer.out, x, {.bias = bias_view(layer.out_bias), .accumulate = true});
-    queue.rms_norm(x, vector_view(layer.mlp_norm), epsilon, normed);
-    queue.matmul(normed, *layer.gate_up, ffn, {.bias = bias_view(layer.gate_up_bias)});
+    queue.matmul(x, *layer.gate_up, ffn,
+                 {.norm = vector_view(layer.mlp_norm),
+                  .norm_epsilon = epsilon,
+                  .bias = bias_view(layer.gate_up_bias)});
     queue.matmul(ffn, *layer.down, x, {.bias = bias_view(layer.down_bias), .accumulate = true});
   }
   if (picks > 0) {  // only the rows that someone will read go through the final norm and the head
     const TensorView picked = view(picked_, picks, d_model),
                      out = view(logits_, picks, config_.vocab_size);
     queue.gather_rows(x, rows, picked);
-    queue.rms_norm(picked, vector_view(weights.final_norm_), epsilon, picked);
-    queue.matmul(picked, weights.head_ ? *weights.head_ : *weights.embedding_, out, {});
+    queue.matmul(picked, weights.head_ ? *weights.head_ : *weights.embedding_, out,
+                 {.norm = vector_view(weights.final_norm_), .norm_epsilon = epsilon});
     queue.copy_to_host(std::as_writable_bytes(logits), out.data);
   }
   return queue.synchronize();

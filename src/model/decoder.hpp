@@ -2,8 +2,9 @@
 // face.
 //
 //   x = embed(ids)
-//   per layer:  x += W_o attention(rope(W_qkv norm(x)));  x += W_down (silu(W_gate norm(x)) * W_up
-//   norm(x)) logits = W_head norm(x)      for the rows that were asked for
+//   per layer:  x += W_o attention(rope(W_qkv norm(x)))
+//               x += W_down (silu(W_gate norm(x)) * W_up norm(x))
+//   logits = W_head norm(x)      for the rows that were asked for
 #pragma once
 
 #include <cstdint>
@@ -15,6 +16,7 @@
 #include "ciuic/model/model_config.hpp"
 #include "ciuic/model/weight_files.hpp"
 #include "ciuic/ops/backend.hpp"
+#include "ciuic/quant/mixed_precision.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 
@@ -24,11 +26,21 @@ struct ForwardBatch {
   std::span<const std::int32_t> logit_rows;  ///< rows of the packed batch whose logits are wanted
 };
 
+/// How weights are held. A quantized directory has said so itself: of this only `map` and
+/// `threads` matter to it.
+struct WeightOptions {
+  MatrixFormat format{};
+  std::span<const FormatRule> rules{};  ///< by the names of decoder_matrices
+  bool map = false;                     ///< use the bytes of a quantized directory in place
+  int threads = 1;                      ///< that load; 0 = all
+};
+
 /// Weights on a device. Immutable after loading.
 class DecoderWeights {
  public:
+  /// Matrices are read a few rows at a time, so that never much more than the result is held.
   static Result<DecoderWeights> load(const ModelConfig& config, const WeightFiles& files,
-                                     const Backend& backend, DType dtype);
+                                     const Backend& backend, const WeightOptions& options);
   std::size_t bytes() const noexcept { return bytes_; }
 
  private:
@@ -69,7 +81,7 @@ class DecoderWorkspace {
   std::int32_t max_tokens_ = 0, max_sequences_ = 0, max_pages_ = 0;
   std::size_t bytes_ = 0;
   std::vector<std::int32_t> staging_;  // ids, positions, starts, contexts, page tables, logit rows
-  DeviceBuffer indices_, x_, normed_, qkv_, attended_, ffn_, rope_, picked_, logits_;
+  DeviceBuffer indices_, x_, qkv_, attended_, ffn_, rope_, picked_, logits_;
 };
 
 }  // namespace ciuic::inline CIUIC_ABI

@@ -12,6 +12,7 @@
 #include "ciuic/ops/cpu_backend.hpp"
 #include "model/decoder.hpp"
 #include "model/model_files.hpp"
+#include "model/packed_directory.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 namespace {
@@ -39,13 +40,18 @@ struct LanguageModel::State {
   std::optional<DecoderWorkspace> workspace;
   std::vector<float> logits;
   std::size_t kv_bytes = 0;
+  DType kv = DType::f32;
 
   std::int32_t pages_per_sequence() const {
     return ceil_div(config.max_position_embeddings, kPageTokens);
   }
   KvCacheShape cache_shape(std::int32_t pages) const {
-    return {config.num_hidden_layers, config.num_key_value_heads, config.head_dim, kPageTokens,
-            pages};
+    return {config.num_hidden_layers,
+            config.num_key_value_heads,
+            config.head_dim,
+            kPageTokens,
+            pages,
+            kv};
   }
 };
 
@@ -62,7 +68,8 @@ Result<LanguageModel> LanguageModel::load(const std::filesystem::path& directory
       state->generation,
       GenerationConfig::load(directory, state->config.vocab_size, options.limits));
   CIUIC_ASSIGN_OR_RETURN(const WeightFiles files, WeightFiles::open(directory, options.limits));
-  CIUIC_TRY(check_llama_weights(state->config, files));
+  CIUIC_TRY(is_packed(files) ? check_llama_vectors(state->config, files)
+                             : check_llama_weights(state->config, files));
   // Read by the same rules as the other files of the directory: no link leads out of it.
   Result<std::string> tokenizer =
       read_model_text(directory, "tokenizer.json", TokenizerLimits().max_file_bytes);
@@ -80,19 +87,47 @@ Result<LanguageModel> LanguageModel::load(const std::filesystem::path& directory
   }
   state->end_tokens = state->generation.eos_token_ids.empty() ? state->config.eos_token_ids
                                                               : state->generation.eos_token_ids;
+  return finish(std::move(state), files, options);
+}
 
+Result<LanguageModel> LanguageModel::random(const ModelConfig& config,
+                                            const ModelOptions& options) {
+  auto state = std::make_unique<State>();
+  state->config = config;
+  CIUIC_ASSIGN_OR_RETURN(const WeightFiles weights, random_llama_weights(config));
+  return finish(std::move(state), weights, options);
+}
+
+/// The part of loading that takes memory: the backend, and the weights on it.
+Result<LanguageModel> LanguageModel::finish(std::unique_ptr<State> state, const WeightFiles& files,
+                                            const ModelOptions& options) {
   state->backend = options.backend;
   if (!state->backend) {
     CIUIC_ASSIGN_OR_RETURN(state->backend, cpu_backend({.host = options.host}));
   }
   CIUIC_ASSIGN_OR_RETURN(state->queue, state->backend->make_queue({.threads = options.threads}));
-  if (state->backend->kv_page_bytes(state->cache_shape(1)) == 0) {
+  const bool exact = options.weights == DType::f32 && !is_packed(files);
+  state->kv = options.kv.value_or(exact ? DType::f32 : DType::f16);
+  if (state->kv != DType::f32 && state->kv != DType::f16 && state->kv != DType::i8) {
     return Error(ErrorCode::unsupported,
-                 {"config.json: head_dim: the ", state->backend->name(),
-                  " backend has no attention for ", std::to_string(state->config.head_dim)});
+                 {"load: options.kv: wanted f32, f16 or i8, got ", to_string(state->kv)});
   }
-  CIUIC_ASSIGN_OR_RETURN(
-      state->weights, DecoderWeights::load(state->config, files, *state->backend, options.weights));
+  if (state->backend->kv_page_bytes(state->cache_shape(1)) == 0) {
+    return Error(
+        ErrorCode::unsupported,
+        {"config.json: head_dim: the ", state->backend->name(), " backend has no attention for ",
+         std::to_string(state->config.head_dim), " in ", to_string(state->kv)});
+  }
+  // Several threads load only where the threads and the memory are ciuic's own: a host's memory may
+  // not be made for it.
+  const bool own =
+      options.host.executor == nullptr && options.host.memory == std::pmr::new_delete_resource();
+  CIUIC_ASSIGN_OR_RETURN(state->weights,
+                         DecoderWeights::load(state->config, files, *state->backend,
+                                              {.format = options.weights,
+                                               .rules = options.weight_rules,
+                                               .map = options.map_weights,
+                                               .threads = own ? options.threads : 1}));
   return LanguageModel(std::move(state));
 }
 

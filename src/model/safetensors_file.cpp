@@ -10,6 +10,7 @@
 #include "base/json.hpp"
 #include "base/try.hpp"
 #include "ciuic/base/checked.hpp"
+#include "ciuic/base/sync.hpp"
 #include "ciuic/model/safetensors.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
@@ -41,17 +42,26 @@ Result<SafetensorsFile> SafetensorsFile::open(const std::filesystem::path& path,
   Result<SafetensorsHeader> header =
       SafetensorsHeader::parse(text, file->size() - data_begin, limits, shard);
   if (!header) return named(header.error());
-  return SafetensorsFile(std::move(file), *std::move(header), data_begin);
+  std::string called = file->name();
+  return SafetensorsFile(std::move(called), std::move(file), *std::move(header), data_begin);
 }
 
-SafetensorsFile::SafetensorsFile(std::unique_ptr<const ReadOnlyFile> file, SafetensorsHeader header,
-                                 std::uint64_t data_begin) noexcept
-    : file_(std::move(file)), header_(std::move(header)), data_begin_(data_begin) {}
+/// The one mapping of a file, made when it is first asked for.
+struct SharedMapping {
+  Mutex mutex;
+  ReadOnlyFile::Mapping mapping CIUIC_GUARDED_BY(mutex);
+};
+
+SafetensorsFile::SafetensorsFile(std::string name, std::unique_ptr<const ReadOnlyFile> file,
+                                 SafetensorsHeader header, std::uint64_t data_begin)
+    : name_(std::move(name)),
+      file_(std::move(file)),
+      mapping_(std::make_unique<SharedMapping>()),
+      header_(std::move(header)),
+      data_begin_(data_begin) {}
 SafetensorsFile::SafetensorsFile(SafetensorsFile&&) noexcept = default;
 SafetensorsFile& SafetensorsFile::operator=(SafetensorsFile&&) noexcept = default;
 SafetensorsFile::~SafetensorsFile() = default;
-
-const std::string& SafetensorsFile::name() const noexcept { return file_->name(); }
 
 namespace {
 
@@ -67,6 +77,21 @@ void widen_in_place(std::span<float> out) noexcept {
     const std::size_t count = std::min(kBlock, out.size() - first);
     std::memcpy(block.data(), source + first * sizeof(Half), count * sizeof(Half));
     for (std::size_t i = 0; i < count; ++i) out[first + i] = block[i].to_float();
+  }
+}
+
+/// Element i is a function of first + i: the four 16-bit parts of a hash (the finalizer of
+/// SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014), whose
+/// sum is close to normally distributed, brought to mean 0 and standard deviation 0.02.
+void fill_random(std::uint64_t first, std::span<float> out) noexcept {
+  constexpr float kMean = 4 * 65535.0f / 2, kScale = 0.02f / 37837.2f;  // 65536 * sqrt(4 / 12)
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    std::uint64_t x = (first + i + 1) * 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    x ^= x >> 31;
+    const std::uint64_t sum = (x & 0xFFFF) + (x >> 16 & 0xFFFF) + (x >> 32 & 0xFFFF) + (x >> 48);
+    out[i] = (static_cast<float>(sum) - kMean) * kScale;
   }
 }
 
@@ -101,8 +126,17 @@ Result<void> SafetensorsFile::read_rows_f32(const TensorInfo& tensor, std::int64
                                                   ", got " + std::to_string(count) + " from " +
                                                   std::to_string(first_row));
   }
-  const std::uint64_t offset = data_begin_ + tensor.offset +
-                               static_cast<std::uint64_t>(first_row) * row * (element_bits / 8);
+  const std::uint64_t place =
+      tensor.offset + static_cast<std::uint64_t>(first_row) * row * (element_bits / 8);
+  if (!file_) {
+    if (tensor.shape.size() == 1) {
+      std::ranges::fill(out, 1.0f);
+    } else {
+      fill_random(data_begin_ + place / sizeof(float), out);
+    }
+    return {};
+  }
+  const std::uint64_t offset = data_begin_ + place;
   const std::span<std::byte> bytes = std::as_writable_bytes(out);
   if (tensor.dtype == FileDType::f32) return file_->read_at(offset, bytes);
   CIUIC_TRY(file_->read_at(offset, bytes.subspan(bytes.size() / 2)));
@@ -112,6 +146,38 @@ Result<void> SafetensorsFile::read_rows_f32(const TensorInfo& tensor, std::int64
     widen_in_place<f16>(out);
   }
   return {};
+}
+
+namespace {
+
+Error no_bytes(const std::string& name) {
+  return Error(ErrorCode::unsupported, {name, ": random weights have no bytes, only elements"});
+}
+
+}  // namespace
+
+Result<void> SafetensorsFile::read_bytes(const TensorInfo& tensor, std::uint64_t offset,
+                                         std::span<std::byte> out) const {
+  if (offset > tensor.bytes || out.size() > tensor.bytes - offset) {
+    return Error(ErrorCode::invalid_argument,
+                 {name(), ": tensor ", quoted_excerpt(tensor.name), ": wanted ",
+                  std::to_string(out.size()), " bytes from ", std::to_string(offset), " on, got ",
+                  std::to_string(tensor.bytes), " in all"});
+  }
+  if (file_ == nullptr) return no_bytes(name());
+  return file_->read_at(data_begin_ + tensor.offset + offset, out);
+}
+
+Result<SafetensorsFile::MappedTensor> SafetensorsFile::map_tensor(const TensorInfo& tensor) const {
+  if (file_ == nullptr) return no_bytes(name());
+  const Lock lock(mapping_->mutex);
+  if (mapping_->mapping.owner == nullptr) {
+    CIUIC_ASSIGN_OR_RETURN(mapping_->mapping, file_->map());
+  }
+  return MappedTensor{
+      mapping_->mapping.bytes.subspan(static_cast<std::size_t>(data_begin_ + tensor.offset),
+                                      static_cast<std::size_t>(tensor.bytes)),
+      mapping_->mapping.owner};
 }
 
 }  // namespace ciuic::inline CIUIC_ABI

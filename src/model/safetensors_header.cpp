@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstring>
 #include <limits>
 #include <memory_resource>
 #include <numeric>
@@ -78,6 +79,7 @@ struct SafetensorsHeader::Tables {
   std::pmr::monotonic_buffer_resource arena{std::pmr::new_delete_resource()};
   std::vector<TensorInfo> tensors;
   NameTable by_name;
+  std::string_view own_metadata;
 
   auto name_of() const {
     return [this](std::uint32_t i) { return tensors[i].name; };
@@ -132,7 +134,10 @@ class SafetensorsHeader::Reader final : public JsonEvents {
   }
 
   Result<void> string(std::string_view value) override {
-    if (state_ == State::metadata_value) return go(State::metadata_key);
+    if (state_ == State::metadata_value) {
+      if (std::exchange(own_metadata_, false)) tables_.own_metadata = tables_.keep(value);
+      return go(State::metadata_key);
+    }
     if (state_ != State::dtype) return unexpected("a string");
     const auto row = std::ranges::find(kFileDTypes, value, &FileDTypeRow::name);
     if (row == kFileDTypes.end()) {
@@ -150,6 +155,7 @@ class SafetensorsHeader::Reader final : public JsonEvents {
       case State::field:
         return begin_field(name);
       case State::metadata_key:
+        own_metadata_ = name == "ciuic";
         return go(State::metadata_value);
       default:
         return unexpected("a key");
@@ -337,7 +343,7 @@ class SafetensorsHeader::Reader final : public JsonEvents {
   const LoadLimits& limits_;
   const std::uint32_t shard_;
   State state_ = State::root;
-  bool seen_metadata_ = false;
+  bool seen_metadata_ = false, own_metadata_ = false;
   TensorInfo tensor_;  // being read
   unsigned seen_ = 0;
   std::array<std::int64_t, Shape::kMaxRank> extents_{};
@@ -433,6 +439,7 @@ SafetensorsHeader& SafetensorsHeader::operator=(SafetensorsHeader&&) noexcept = 
 SafetensorsHeader::~SafetensorsHeader() = default;
 
 std::span<const TensorInfo> SafetensorsHeader::tensors() const noexcept { return tables_->tensors; }
+std::string_view SafetensorsHeader::own_metadata() const noexcept { return tables_->own_metadata; }
 
 const TensorInfo* SafetensorsHeader::find(std::string_view name) const noexcept {
   const std::optional<std::uint32_t> index = tables_->by_name.find(name, tables_->name_of());

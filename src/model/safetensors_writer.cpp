@@ -8,6 +8,7 @@
 #include "base/json.hpp"
 #include "ciuic/base/checked.hpp"
 #include "ciuic/model/safetensors.hpp"
+#include "model/safetensors_text.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 namespace {
@@ -20,19 +21,19 @@ std::optional<FileDType> file_dtype(DType dtype) noexcept {
   return std::nullopt;
 }
 
-void append_entry(std::string& header, const NamedTensor& item, std::string_view dtype,
-                  std::uint64_t begin, std::uint64_t end) {
-  header += header.size() == 1 ? "" : ",";
-  append_json_string(header, item.name);
-  header.append(":{\"dtype\":\"").append(dtype).append("\",\"shape\":[");
-  for (std::size_t axis = 0; axis < item.tensor.shape.rank(); ++axis) {
-    header += axis == 0 ? "" : ",";
-    header += std::to_string(item.tensor.shape[axis]);
-  }
-  header += "],\"data_offsets\":[" + std::to_string(begin) + "," + std::to_string(end) + "]}";
-}
-
 }  // namespace
+
+void append_header_entry(std::string& text, std::string_view name, FileDType dtype,
+                         const Shape& shape, std::uint64_t begin, std::uint64_t end) {
+  text += text.size() == 1 ? "" : ",";
+  append_json_string(text, name);
+  text.append(":{\"dtype\":\"").append(to_string(dtype)).append("\",\"shape\":[");
+  for (std::size_t axis = 0; axis < shape.rank(); ++axis) {
+    text += axis == 0 ? "" : ",";
+    text += std::to_string(shape[axis]);
+  }
+  text += "],\"data_offsets\":[" + std::to_string(begin) + "," + std::to_string(end) + "]}";
+}
 
 Result<void> write_safetensors(const std::filesystem::path& path,
                                std::span<const NamedTensor> tensors) {
@@ -59,7 +60,7 @@ Result<void> write_safetensors(const std::filesystem::path& path,
       return Error(ErrorCode::invalid_argument,
                    {"tensor ", quoted_excerpt(item->name), ": shape: its size wraps"});
     }
-    append_entry(header, *item, to_string(*dtype), end, *next);
+    append_header_entry(header, item->name, *dtype, item->tensor.shape, end, *next);
     parts.emplace_back(item->tensor.data, static_cast<std::size_t>(*bytes));
     end = *next;
   }

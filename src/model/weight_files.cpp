@@ -5,11 +5,13 @@
 #include <optional>
 #include <string>
 
+#include "base/file.hpp"
 #include "base/json.hpp"
 #include "base/keyed_hash.hpp"
 #include "base/try.hpp"
 #include "ciuic/base/checked.hpp"
 #include "model/model_files.hpp"
+#include "model/safetensors_text.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 namespace {
@@ -211,6 +213,29 @@ Result<WeightFiles> WeightFiles::open(const std::filesystem::path& directory,
                   ": is in ", first->name(), " as well"});
   }
   tables->by_name = std::get<NameTable>(std::move(by_name));
+  return WeightFiles(std::move(tables));
+}
+
+Result<WeightFiles> WeightFiles::random(std::span<const NamedShape> tensors, std::uint64_t seed) {
+  std::string text = "{";
+  std::uint64_t end = 0;
+  for (const auto& [name, shape] : tensors) {
+    const std::optional<std::uint64_t> bytes = bytes_of(DType::f32, shape);
+    const auto next = bytes ? checked_add(end, *bytes) : std::nullopt;
+    if (!next) {
+      return Error(ErrorCode::bad_model,
+                   {"tensor ", quoted_excerpt(name), ": shape: its size wraps"});
+    }
+    append_header_entry(text, name, FileDType::f32, shape, end, *next);
+    end = *next;
+  }
+  CIUIC_ASSIGN_OR_RETURN(SafetensorsHeader header, SafetensorsHeader::parse(text += '}', end));
+  auto tables = std::make_unique<Tables>();
+  // Seeds are far apart, so that no two of them give the same numbers one tensor later.
+  tables->files.push_back(
+      SafetensorsFile("random weights", nullptr, std::move(header), seed << 44));
+  tables->first.push_back(0);
+  tables->parameter_bytes = end;
   return WeightFiles(std::move(tables));
 }
 

@@ -26,16 +26,17 @@ struct Runner {
   std::unique_ptr<KvCache> cache;
   DecoderWorkspace work;
 
-  static Runner make(const std::string& directory, CpuIsa isa, int threads) {
+  static Runner make(const std::string& directory, CpuIsa isa, MatrixFormat format, DType kv,
+                     int threads) {
     Runner r;
     r.config = ModelConfig::load(directory).value();
     const WeightFiles files = WeightFiles::open(directory).value();
     r.backend = cpu_backend({.isa = isa}).value();
     r.queue = r.backend->make_queue({.threads = threads}).value();
-    r.weights = DecoderWeights::load(r.config, files, *r.backend, DType::f32).value();
+    r.weights = DecoderWeights::load(r.config, files, *r.backend, {.format = format}).value();
     r.cache = r.backend
                   ->make_kv_cache({r.config.num_hidden_layers, r.config.num_key_value_heads,
-                                   r.config.head_dim, kPageTokens, kPages})
+                                   r.config.head_dim, kPageTokens, kPages, kv})
                   .value();
     r.work =
         DecoderWorkspace::create(r.config, *r.backend, kMaxTokens, kMaxSequences, kPages).value();
@@ -62,18 +63,19 @@ bool same_bits(std::span<const float> a, std::span<const float> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
-void check_invariance(const std::string& directory, CpuIsa isa, unsigned seed) {
+void check_invariance(const std::string& directory, CpuIsa isa, MatrixFormat format, DType kv,
+                      unsigned seed) {
   std::mt19937 random(seed);
-  Runner reference = Runner::make(directory, isa, 1);
+  Runner reference = Runner::make(directory, isa, format, kv, 1);
   const std::int32_t longest = std::min(reference.config.max_position_embeddings, 180);
   std::vector<std::int32_t> shuffled(kPages);
   std::iota(shuffled.begin(), shuffled.end(), 0);
 
   for (const int threads : {1, 2}) {
-    Runner runner = Runner::make(directory, isa, threads);
+    Runner runner = Runner::make(directory, isa, format, kv, threads);
     for (const std::size_t batch : {2u, 3u, 8u, 17u, 32u}) {
-      INFO("seed " << seed << ", " << reference.backend->isa() << ", " << threads
-                   << " threads, batch of " << batch);
+      INFO("seed " << seed << ", " << reference.backend->isa() << ", kv " << to_string(kv) << ", "
+                   << threads << " threads, batch of " << batch);
       std::shuffle(shuffled.begin(), shuffled.end(), random);
       std::vector<Request> requests(batch);
       std::size_t next_page = 0;
@@ -137,13 +139,23 @@ void check_invariance(const std::string& directory, CpuIsa isa, unsigned seed) {
 TEST_CASE("Logits are bitwise the same alone and in any batch, on every instruction set") {
   const unsigned fresh = std::random_device{}();
   std::printf("batch invariance: fresh seed %u\n", fresh);
-  for (const CpuIsa isa : {CpuIsa::scalar, CpuIsa::avx2, CpuIsa::avx512}) {
+  for (const CpuIsa isa :
+       {CpuIsa::scalar, CpuIsa::avx2, CpuIsa::avx2vnni, CpuIsa::avx512, CpuIsa::avx512vnni}) {
     if (!cpu_backend({.isa = isa})) continue;  // this machine cannot run it
+    const struct {
+      MatrixFormat format;
+      DType kv;
+    } kinds[] = {{DType::f32, DType::f32},     {DType::f32, DType::f16}, {DType::f32, DType::i8},
+                 {DType::bf16, DType::f16},    {DType::i8, DType::f16},  {DType::i8, DType::i8},
+                 {{DType::i4, 32}, DType::f16}};
     for (const char* name : {"three_heads_odd_vocab", "gqa4_sharded"}) {
-      for (const unsigned seed : {1u, fresh}) {
-        INFO(name);
-        check_invariance(std::string(CIUIC_SOURCE_DIR "/tests/golden/llama/") + name, isa, seed);
+      for (const auto& [format, kv] : kinds) {
+        INFO(name << ", " << to_string(format.dtype));
+        check_invariance(std::string(CIUIC_SOURCE_DIR "/tests/golden/llama/") + name, isa, format,
+                         kv, fresh);
       }
+      check_invariance(std::string(CIUIC_SOURCE_DIR "/tests/golden/llama/") + name, isa, DType::f32,
+                       DType::f32, 1);
     }
   }
 }

@@ -1,6 +1,7 @@
 #include "ciuic/model/safetensors.hpp"
 
 #include <array>
+#include <cstring>
 #include <vector>
 
 #include "support/catch.hpp"

@@ -75,7 +75,10 @@ TEST_CASE("The perplexity of held-out text is that of transformers") {
   const Result<JsonValue> golden = JsonValue::parse(read(kGolden + "expected.json"));
   REQUIRE(golden);
   const std::string text = read(kGolden + "heldout_text.txt");
-  Result<LanguageModel> model = load_model(kModel);
+  // What smaller keys and values may cost; transformers' are f32.
+  const auto [kv, tolerance] = GENERATE(std::pair(DType::f32, 1e-4), std::pair(DType::f16, 2e-4),
+                                        std::pair(DType::i8, 5e-3));
+  Result<LanguageModel> model = load_model(kModel, {.kv = kv});
   REQUIRE(model);
   const auto vocab = static_cast<std::size_t>(model->config().vocab_size);
   double total = 0.0;
@@ -91,14 +94,35 @@ TEST_CASE("The perplexity of held-out text is that of transformers") {
     for (std::size_t i = 0; i < bytes; ++i) {
       nll -= log_probability(std::span(logits).subspan(i * vocab, vocab), tokens[i + 1]);
     }
-    CHECK(nll == Approx(window.find("nll")->as_number()).epsilon(1e-4));
+    CHECK(nll == Approx(window.find("nll")->as_number()).epsilon(tolerance));
     total += nll;
     count += bytes;
   }
   const double perplexity = std::exp(total / static_cast<double>(count));
-  CHECK(perplexity == Approx(golden->find("perplexity")->as_number()).epsilon(1e-4));
-  std::printf("ciuic-tiny: perplexity of held-out text %.5f a byte, transformers %.5f\n",
-              perplexity, golden->find("perplexity")->as_number());
+  CHECK(perplexity == Approx(golden->find("perplexity")->as_number()).epsilon(tolerance));
+  std::printf("ciuic-tiny, kv %s: perplexity of held-out text %.5f a byte, transformers %.5f\n",
+              std::string(to_string(kv)).c_str(), perplexity,
+              golden->find("perplexity")->as_number());
+}
+
+TEST_CASE("A model refuses to keep keys and values as what no backend has") {
+  for (DType kv : {DType::bf16, DType::i4, DType::i32}) {
+    const Result<LanguageModel> model = load_model(kModel, {.kv = kv});
+    REQUIRE_FALSE(model);
+    CHECK(model.error().code() == ErrorCode::unsupported);
+    CHECK(std::string(model.error().message()) ==
+          "load: options.kv: wanted f32, f16 or i8, got " + std::string(to_string(kv)));
+  }
+}
+
+TEST_CASE("Smaller keys and values take fewer bytes of a page") {
+  std::size_t bytes[3];
+  std::size_t i = 0;
+  for (DType kv : {DType::f32, DType::f16, DType::i8})
+    bytes[i++] = load_model(kModel, {.kv = kv}).value().limits().page_bytes;
+  CHECK(2 * bytes[1] == bytes[0]);
+  CHECK(bytes[2] < bytes[1]);
+  CHECK(load_model(kModel).value().limits().page_bytes == bytes[0]);
 }
 
 TEST_CASE("200 sums that training never saw, all at once") {

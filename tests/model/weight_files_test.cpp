@@ -1,5 +1,7 @@
 #include "ciuic/model/weight_files.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "ciuic/model/llama_weight_map.hpp"
@@ -178,4 +180,65 @@ TEST_CASE("The tensors of a Llama are checked against its config") {
   CHECK(check(other) ==
         "model.safetensors: model.layers.0.input_layernorm.weight: dtype: wanted F32, F16 or BF16, "
         "got I32");
+}
+
+TEST_CASE("Random weights fit every shape, are the same each time and depend on the seed") {
+  const TempDirectory directory;
+  write_tiny_llama(directory.path());
+  ModelConfig config = ModelConfig::load(directory.path()).value();
+  config.attention_bias = config.mlp_bias = true;
+  const WeightFiles weights = random_llama_weights(config).value();
+  const WeightFiles again = random_llama_weights(config).value();
+  const WeightFiles other = random_llama_weights(config, 1).value();
+  CHECK(check_llama_weights(config, weights));
+  const auto all = [](const WeightFiles& files, const TensorInfo& tensor) {
+    std::vector<float> values(tensor.bytes / sizeof(float));
+    REQUIRE(files.read_rows_f32(tensor, 0, values));
+    return values;
+  };
+  std::vector<float> before;
+  for (const TensorInfo* tensor : weights.tensors()) {
+    CAPTURE(tensor->name);
+    const std::vector<float> values = all(weights, *tensor);
+    CHECK(values == all(again, *again.find(tensor->name)));
+    if (tensor->shape.size() == 1) {
+      CHECK(values == std::vector<float>(values.size(), 1.0f));
+      continue;
+    }
+    CHECK(values != all(other, *other.find(tensor->name)));
+    CHECK(values != before);
+    before = values;
+    const auto cols = static_cast<std::size_t>(tensor->shape[1]);
+    std::vector<float> row(cols);
+    REQUIRE(weights.read_rows_f32(*tensor, 3, row));
+    CHECK(std::equal(row.begin(), row.end(), values.begin() + 3 * tensor->shape[1]));
+  }
+}
+
+TEST_CASE("Random weights have the spread that they should") {
+  const NamedShape shape{"w", {400, 500}};
+  const WeightFiles weights = WeightFiles::random({&shape, 1}).value();
+  std::vector<float> values(400 * 500);
+  REQUIRE(weights.read_rows_f32(*weights.find("w"), 0, values));
+  double sum = 0.0, squares = 0.0;
+  std::size_t far = 0;
+  for (float x : values) {
+    sum += static_cast<double>(x);
+    squares += static_cast<double>(x) * static_cast<double>(x);
+    far += std::abs(x) > 0.04f ? 1u : 0u;
+  }
+  const double n = static_cast<double>(values.size());
+  CHECK(sum / n == Approx(0.0).margin(2e-4));  // 4.5 standard errors
+  CHECK(std::sqrt(squares / n) == Approx(0.02).epsilon(0.01));
+  // Beyond two standard deviations: a sum of four draws from [0, 1] lies 2 sqrt(1/3) or more from
+  // its mean with probability 2 (2 - 2 sqrt(1/3))^4 / 4! = 0.0425 (normal distribution: 0.0455).
+  CHECK(static_cast<double>(far) / n == Approx(0.0425).margin(0.003));
+}
+
+TEST_CASE("Random tensors with one name or a size that wraps are refused") {
+  const std::vector<NamedShape> twins = {{"w", {2, 2}}, {"w", {2, 2}}};
+  CHECK(WeightFiles::random(twins).error().code() == ErrorCode::bad_model);
+  const std::int64_t huge = std::int64_t{1} << 40;
+  const NamedShape wide{"w", {huge, huge}};
+  CHECK(WeightFiles::random({&wide, 1}).error().code() == ErrorCode::bad_model);
 }

@@ -16,15 +16,33 @@
 #include "ciuic/model/load_limits.hpp"
 #include "ciuic/model/model_config.hpp"
 #include "ciuic/ops/backend.hpp"
+#include "ciuic/quant/mixed_precision.hpp"
 #include "ciuic/text/tokenizer.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 
+class WeightFiles;
+
 struct ModelOptions {
-  DType weights = DType::f32;                ///< what the weights are held as
+  /// What matrices are held as. From a quantized directory (`quantize_directory`) they are taken as
+  /// they lie there, whatever is said here.
+  MatrixFormat weights = DType::f32;
+  /// Exceptions: the first rule whose pattern matches a matrix's name decides, for example
+  /// {"*.down_proj", DType::i8}. Names: `model.embed_tokens`, `lm_head`, and of layer N
+  /// `model.layers.N.` with `self_attn.qkv_proj`, `self_attn.o_proj`, `mlp.gate_up_proj` or
+  /// `mlp.down_proj`.
+  std::vector<FormatRule> weight_rules{};
+  /// Use the weights of a quantized directory where they lie in the file, without reading them:
+  /// for files that nobody changes meanwhile. One that is cut short while it is in use ends the
+  /// process with a signal.
+  bool map_weights = false;
+  /// What keys and values are kept as: f32, f16 or i8. Unset: f32 beside weights of f32, else f16,
+  /// as for a quantized directory.
+  std::optional<DType> kv{};
   std::shared_ptr<const Backend> backend{};  ///< null: this machine's CPU
-  int threads = 0;                           ///< CPU threads of a step; 0 = all
-  LoadLimits limits{};                       ///< what a directory may ask for before it is refused
+  /// CPU threads of a step; 0 = all. As many load, unless `host` brings an executor or memory.
+  int threads = 0;
+  LoadLimits limits{};  ///< what a directory may ask for before it is refused
   HostContext host{};
 };
 
@@ -62,10 +80,14 @@ class CIUIC_API LanguageModel {
  public:
   /// Validates the whole directory before any weight memory is taken. A directory without
   /// `tokenizer.json` loads, and speaks token ids only.
-  /// Errors: `not_found`, `bad_model`, `unsupported` naming file and field; `io_error`,
-  /// `out_of_memory`.
+  /// Errors: `not_found`, `bad_model`, `unsupported` naming file and field; `unsupported` for a
+  /// `weights` or `kv` that the backend does not have; `io_error`, `out_of_memory`.
   static Result<LanguageModel> load(const std::filesystem::path& directory,
                                     const ModelOptions& options = {});
+  /// A model of that shape with random weights and no tokenizer: it takes the time and memory of a
+  /// trained one, and is for measuring them. `LoadLimits` do not apply.
+  /// Errors: `unsupported`, `out_of_memory`.
+  static Result<LanguageModel> random(const ModelConfig& config, const ModelOptions& options = {});
   LanguageModel(LanguageModel&&) noexcept;
   LanguageModel& operator=(LanguageModel&&) noexcept;
   ~LanguageModel();
@@ -105,6 +127,8 @@ class CIUIC_API LanguageModel {
  private:
   struct State;
   explicit LanguageModel(std::unique_ptr<State> state) noexcept;
+  static Result<LanguageModel> finish(std::unique_ptr<State> state, const WeightFiles& files,
+                                      const ModelOptions& options);
   std::unique_ptr<State> state_;
 };
 

@@ -13,4 +13,12 @@ namespace ciuic::inline CIUIC_ABI {
 /// type.
 CIUIC_API Result<void> check_llama_weights(const ModelConfig& config, const WeightFiles& weights);
 
+/// The same tensors, drawn at random and stored nowhere (`WeightFiles::random`): for measuring a
+/// shape whose weights are not at hand.
+CIUIC_API Result<WeightFiles> random_llama_weights(const ModelConfig& config,
+                                                   std::uint64_t seed = 0);
+/// The same for norms and biases alone: a quantized directory, whose matrices have a table of their
+/// own.
+CIUIC_API Result<void> check_llama_vectors(const ModelConfig& config, const WeightFiles& weights);
+
 }  // namespace ciuic::inline CIUIC_ABI

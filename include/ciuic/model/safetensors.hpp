@@ -88,6 +88,9 @@ class CIUIC_API SafetensorsHeader {
   std::span<const TensorInfo> tensors() const noexcept;
   /// Null when there is none of that name.
   const TensorInfo* find(std::string_view name) const noexcept;
+  /// The text of the entry "ciuic" of `__metadata__`, which is where ciuic describes tensors of its
+  /// own; empty when there is none. No other entry is kept.
+  std::string_view own_metadata() const noexcept;
 
  private:
   struct Tables;
@@ -97,9 +100,11 @@ class CIUIC_API SafetensorsHeader {
 };
 
 class ReadOnlyFile;
+struct SharedMapping;
 
-/// A safetensors file. Tensors are read, never mapped: a file that is cut short while it is in use
-/// is an `io_error`, not a signal. Thread-safety: const calls are thread-safe.
+/// A safetensors file. Tensors are read, and mapped only where that is asked for: a file that is
+/// cut short while it is read is an `io_error`, not a signal. Thread-safety: const calls are
+/// thread-safe.
 class CIUIC_API SafetensorsFile {
  public:
   /// Errors: `not_found`, `io_error`, `bad_model` (also for a FIFO, device or directory).
@@ -111,9 +116,10 @@ class CIUIC_API SafetensorsFile {
   ~SafetensorsFile();
 
   /// The file's name, without the directory.
-  const std::string& name() const noexcept;
+  const std::string& name() const noexcept { return name_; }
   std::span<const TensorInfo> tensors() const noexcept { return header_.tensors(); }
   const TensorInfo* find(std::string_view tensor) const noexcept { return header_.find(tensor); }
+  std::string_view own_metadata() const noexcept { return header_.own_metadata(); }
 
   /// Writes rows [first_row, first_row + out.size() / row) of a tensor of this file to `out`,
   /// widened to f32. A row is what the first extent counts: shape [r, a, b] has r rows of a*b,
@@ -122,17 +128,31 @@ class CIUIC_API SafetensorsFile {
   /// was changed since it was opened).
   Result<void> read_rows_f32(const TensorInfo& tensor, std::int64_t first_row,
                              std::span<float> out) const;
+  /// Writes the bytes of a tensor of this file from `offset` on to `out`, as they are.
+  /// Errors: `invalid_argument` (bytes outside of the tensor), `io_error` as above.
+  Result<void> read_bytes(const TensorInfo& tensor, std::uint64_t offset,
+                          std::span<std::byte> out) const;
+  /// The bytes of a tensor of this file in mapped memory, for as long as `owner` lives. All tensors
+  /// share one mapping. The caller answers for the file: cut short while mapped, it ends the
+  /// process. Errors: `io_error`.
+  struct MappedTensor {
+    std::span<const std::byte> bytes;
+    std::shared_ptr<const void> owner;
+  };
+  Result<MappedTensor> map_tensor(const TensorInfo& tensor) const;
 
  private:
   friend class WeightFiles;
   /// `name` is what messages call the file.
   static Result<SafetensorsFile> open(const std::filesystem::path& path, std::string_view name,
                                       const LoadLimits& limits, std::uint32_t shard);
-  SafetensorsFile(std::unique_ptr<const ReadOnlyFile> file, SafetensorsHeader header,
-                  std::uint64_t data_begin) noexcept;
-  std::unique_ptr<const ReadOnlyFile> file_;
+  SafetensorsFile(std::string name, std::unique_ptr<const ReadOnlyFile> file,
+                  SafetensorsHeader header, std::uint64_t data_begin);
+  std::string name_;
+  std::unique_ptr<const ReadOnlyFile> file_;  // null: the elements are random
+  std::unique_ptr<SharedMapping> mapping_;
   SafetensorsHeader header_;
-  std::uint64_t data_begin_;
+  std::uint64_t data_begin_;  // or the seed
 };
 
 /// A tensor in host memory under the name it gets in a file.

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -13,6 +14,12 @@
 #include "ciuic/model/safetensors.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
+
+/// What a tensor is called and how large it is.
+struct NamedShape {
+  std::string name;
+  Shape shape;
+};
 
 /// All tensors of a model directory by name, wherever they lie. Opening reads the tables of
 /// contents and no weights. Thread-safety: const calls are thread-safe; immutable.
@@ -26,6 +33,12 @@ class CIUIC_API WeightFiles {
   /// `io_error`.
   static Result<WeightFiles> open(const std::filesystem::path& directory,
                                   const LoadLimits& limits = {});
+
+  /// f32 tensors that lie in no file and take no memory: an element is computed when it is read,
+  /// from the seed and its place. Those of vectors are 1; all others are close to normally
+  /// distributed, with standard deviation 0.02. Errors: `bad_model` (names that repeat, sizes that
+  /// wrap).
+  static Result<WeightFiles> random(std::span<const NamedShape> tensors, std::uint64_t seed = 0);
 
   WeightFiles(WeightFiles&&) noexcept;
   WeightFiles& operator=(WeightFiles&&) noexcept;
