@@ -157,6 +157,73 @@ TEST_CASE("score gives log-probabilities that its own logits confirm") {
   CHECK(json.find("perplexity")->as_number() == Approx(std::exp(-sum / 8)));
 }
 
+TEST_CASE("score keeps keys and values as it is told") {
+  const Scratch scratch;
+  const std::string text = scratch.file("text", "The river runs to the sea. 12+30=42");
+  const auto perplexity = [&](const std::string& kv) {
+    const std::string command = "score --model " + kModel + " --text-file " + text + kv + " --json";
+    return json_of(run(scratch, command)).find("perplexity")->as_number();
+  };
+  const double f32 = perplexity("");
+  CHECK(perplexity(" --kv f32") == f32);
+  const double f16 = perplexity(" --kv f16"), i8 = perplexity(" --kv i8");
+  CHECK(f16 != f32);
+  CHECK(f16 == Approx(f32).epsilon(0.002));
+  CHECK(i8 != f32);
+  CHECK(i8 != f16);
+  CHECK(i8 == Approx(f32).epsilon(0.02));
+}
+
+TEST_CASE("generate answers the same sum in every format") {
+  const Scratch scratch;
+  for (const char* weights : {"bf16", "i8", "i4", "i4 --group 32 --threads 1"}) {
+    const Output text = run(
+        scratch, "generate --model " + kModel + " --prompt '12+30=' --greedy --weights " + weights);
+    CHECK(text.status == 0);
+    CHECK(text.out.substr(0, 2) == "42");
+  }
+}
+
+TEST_CASE("quantize writes a directory that is used like any other") {
+  const Scratch scratch;
+  const std::string out = (scratch.path / "small").string();
+  const std::string texts =
+      scratch.file("texts.jsonl", "{\"text\": \"12+30=42\"}\n{\"text\": \"7+8=15\"}\n");
+  const Output first =
+      run(scratch, "quantize --model " + kModel + " --out " + out + " --weights i4 --report");
+  INFO(first.err);
+  REQUIRE(first.status == 0);
+  CHECK(first.err.empty());
+  CHECK(first.out.find("model.layers.3.mlp.down_proj") != std::string::npos);
+  CHECK(read_all(out + "/quantization.svg").starts_with("<svg"));
+  CHECK(read_all(out + "/tokenizer.json") == read_all(kModel + "/tokenizer.json"));
+  for (const char* how : {"", " --map"}) {
+    const Output text =
+        run(scratch, "generate --model " + out + " --prompt '12+30=' --greedy" + how);
+    CHECK(text.status == 0);
+    CHECK(text.out.substr(0, 2) == "42");
+  }
+  const JsonValue bench =
+      json_of(run(scratch, "bench --model " + out +
+                               " --prompt-tokens 8 --gen-tokens 2 --batch 1 --repeat 1 --json"));
+  CHECK(bench.find("weights")->as_string() == "packed");
+  const JsonValue json = json_of(run(scratch, "quantize --model " + kModel + " --out " + out +
+                                                  "8 --weights i8 --calibrate " + texts +
+                                                  " --smooth 0.5 --keep-f32 '*.o_proj' --json"));
+  const auto& matrices = json.find("matrices")->items();
+  REQUIRE(matrices.size() == 17);  // a tied embedding, and four of each layer
+  for (const JsonValue& matrix : matrices) {
+    const bool kept = matrix.find("name")->as_string().ends_with(".o_proj");
+    CHECK(matrix.find("dtype")->as_string() == (kept ? "f32" : "i8"));
+    CHECK((matrix.find("input_scale") != nullptr) == !kept);
+    CHECK(matrix.find("signal_to_noise_db")->is_null() == kept);
+    CHECK(matrix.find("cosine")->as_number() > 0.999);
+  }
+  CHECK(json.find("bytes")->as_integer() < json.find("source_bytes")->as_integer());
+  CHECK(run(scratch, "generate --model " + out + "8 --prompt '12+30=' --greedy").out.substr(0, 2) ==
+        "42");
+}
+
 TEST_CASE("inspect shows configuration, tensors and memory") {
   const Scratch scratch;
   const JsonValue json = json_of(run(scratch, "inspect --model " + kModel + " --json"));
@@ -166,6 +233,48 @@ TEST_CASE("inspect shows configuration, tensors and memory") {
   CHECK_FALSE(json.find("tensors")->items().empty());
   CHECK(run(scratch, "inspect --model " + kModel).out.find("model.embed_tokens.weight") !=
         std::string::npos);
+}
+
+TEST_CASE("bench measures a directory, a run for each batch size") {
+  const Scratch scratch;
+  const JsonValue json = json_of(run(scratch, "bench --model " + kModel +
+                                                  " --prompt-tokens 40 --gen-tokens 3 --batch 1,3 "
+                                                  "--threads 1 --repeat 2 --json"));
+  CHECK(json.find("weights")->as_string() == "f32");
+  CHECK(json.find("threads")->as_integer() == 1);
+  CHECK_FALSE(json.find("isa")->as_string().empty());
+  CHECK(json.find("load_s")->as_number() > 0);
+  const auto& runs = json.find("runs")->items();
+  REQUIRE(runs.size() == 2);
+  CHECK(runs[0].find("batch")->as_integer() == 1);
+  CHECK(runs[1].find("batch")->as_integer() == 3);
+  for (const JsonValue& row : runs) {
+    CHECK(row.find("prompt_tokens")->as_integer() == 40);
+    CHECK(row.find("gen_tokens")->as_integer() == 3);
+    CHECK(row.find("prefill_tokens_per_s")->as_number() > 0);
+    CHECK(row.find("decode_tokens_per_s")->as_number() > 0);
+    // It cannot have run in less than the weights.
+    CHECK(row.find("peak_memory_bytes")->as_integer() > json.find("weights_bytes")->as_integer());
+  }
+  CHECK(run(scratch, "bench --model " + kModel + " --prompt-tokens 8 --gen-tokens 2 --batch 2")
+            .out.find("decode tokens/s") != std::string::npos);
+}
+
+TEST_CASE("bench takes a config.json for a model, prompts longer than a step included") {
+  const Scratch scratch;
+  const std::string config = scratch.file(
+      "shape.json",
+      R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
+          "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+          "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "vocab_size": 300,
+          "max_position_embeddings": 4096, "tie_word_embeddings": false, "hidden_act": "silu"})");
+  const JsonValue json = json_of(run(scratch, "bench --random-weights " + config +
+                                                  " --prompt-tokens 2100 --gen-tokens 2 --batch 2 "
+                                                  "--repeat 1 --json"));
+  // Two layers of [64 + 32 + 32 + 64, 64] and [3 * 96, 64], two [300, 64], five norms.
+  const std::int64_t parameters = 2 * (192 * 64 + 288 * 64) + 2 * 300 * 64 + 5 * 64;
+  CHECK(json.find("weights_bytes")->as_integer() >= 4 * parameters);
+  CHECK(json.find("runs")->items().at(0).find("decode_tokens_per_s")->as_number() > 0);
 }
 
 TEST_CASE("Errors are one line on stderr and an exit status") {
@@ -182,7 +291,21 @@ TEST_CASE("Errors are one line on stderr and an exit status") {
       {"generate --model " + kModel + prompt + " --no-such-flag", 2, "no-such-flag"},
       {"generate --model " + kModel + prompt + " --greedy --temperature 1", 2, "--greedy"},
       {"generate --model " + kModel + prompt + " --device cuda:0", 2, "--device"},
-      {"generate --model " + kModel + prompt + " --weights i8", 2, "--weights"},
+      {"generate --model " + kModel + prompt + " --kv bf16", 2, "--kv"},
+      {"generate --model " + kModel + prompt + " --weights i2", 2, "--weights"},
+      {"quantize --model " + kModel, 2, "--out"},
+      {"quantize --model " + kModel + " --out " + scratch.path.string(), 2, "empty directory"},
+      {"quantize --model " + kModel + " --out " + (scratch.path / "q").string() +
+           " --keep-f32 nothing*",
+       2, "nothing*"},
+      {"quantize --model " + kModel + " --out " + (scratch.path / "q").string() + " --smooth 0.5",
+       2, "--calibrate"},
+      {"quantize --model " + kModel + " --out " + (scratch.path / "q").string() + " --group 48", 2,
+       "--group"},
+      {"quantize --model " + kModel + " --out " + (scratch.path / "q").string() +
+           " --calibrate /nowhere",
+       3, "/nowhere"},
+      {"quantize --model /nowhere --out " + (scratch.path / "q").string(), 3, "/nowhere"},
       {"generate --model " + kModel + prompt + " --temperature -1", 1, "temperature"},
       {"generate --model " + kModel + prompt + " --top-p 7 --temperature 1", 1, "top_p"},
       {"generate --model " + kModel + prompt + " --max-new-tokens 0", 1, "max_new_tokens"},
@@ -204,6 +327,12 @@ TEST_CASE("Errors are one line on stderr and an exit status") {
       {"tokenize --model " + kModel + " --decode 1,x", 2, "--decode"},
       {"tokenize --model " + kModel + " --decode 999999", 1, "999999"},
       {"inspect --model /dev/null", 3, "/dev/null"},
+      {"bench", 2, "--random-weights"},
+      {"bench --model " + kModel + " --random-weights " + kModel + "/config.json", 2, "excludes"},
+      {"bench --model " + kModel + " --prompt-tokens 600 --gen-tokens 600", 2, "--prompt-tokens"},
+      {"bench --model " + kModel + " --batch 0", 2, "--batch"},
+      {"bench --random-weights /nowhere.json", 3, "/nowhere.json"},
+      {"bench --random-weights " + scratch.file("bad.json", "{}"), 3, "bad.json"},
   };
   for (const auto& wrong : cases) {
     INFO(wrong.arguments);

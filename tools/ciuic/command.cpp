@@ -12,23 +12,34 @@ void ModelFlags::add_to(CLI::App& app) {
   app.add_option("--model", directory, "Hugging Face model directory")
       ->required()
       ->type_name("DIR");
-  app.add_option("--weights", weights, "Hold weights as f32 (bf16, i8 and i4 are to come)")
+  app.add_option("--weights", weights,
+                 "Hold matrices as f32, bf16, i8 or i4; a quantized directory keeps its own")
       ->check(CLI::IsMember({"f32", "bf16", "i8", "i4"}));
+  app.add_option("--group", group, "i4: weights that share a scale")
+      ->check(CLI::IsMember({32, 64, 128}));
+  app.add_flag("--map", map, "Use the weights of a quantized directory in place, without reading");
+  app.add_option("--kv", kv,
+                 "Keep keys and values as f32, f16 or i8; by default f32 beside weights "
+                 "of f32, else f16")
+      ->check(CLI::IsMember({"f32", "f16", "i8"}));
   app.add_option("--threads", threads, "CPU threads of a step; 0 = all")
       ->check(CLI::Range(0, 1024));
   app.add_option("--device", device, "cpu (cuda:N is to come)");
   app.add_flag("--json", json, "Print one JSON object on stdout");
 }
 
-LanguageModel ModelFlags::load() const {
+ModelOptions ModelFlags::options() const {
   if (device != "cpu")
     throw Failure(kWrongUsage, "--device: wanted cpu, the only one of this build, got " + device);
-  const auto dtype = dtype_from_string(weights);
-  if (dtype != DType::f32) {
-    throw Failure(kWrongUsage,
-                  "--weights: wanted f32, the only one of this version, got " + weights);
-  }
-  Result<LanguageModel> model = load_model(directory, {.weights = *dtype, .threads = threads});
+  ModelOptions options{.weights = {dtype_from_string(weights).value(), group},
+                       .map_weights = map,
+                       .threads = threads};
+  if (!kv.empty()) options.kv = dtype_from_string(kv);
+  return options;
+}
+
+LanguageModel ModelFlags::load() const {
+  Result<LanguageModel> model = load_model(directory, options());
   if (!model) throw Failure(directory, model.error());
   return *std::move(model);
 }

@@ -33,12 +33,14 @@ struct Failure : std::runtime_error {
 struct ModelFlags {
   std::string directory;
   std::string weights = "f32";
+  std::string kv;  // empty: what suits the weights
   std::string device = "cpu";
-  int threads = 0;
-  bool json = false;
+  int threads = 0, group = 64;
+  bool json = false, map = false;
 
   void add_to(CLI::App& app);
-  LanguageModel load() const;  ///< throws Failure
+  ModelOptions options() const;  ///< throws Failure
+  LanguageModel load() const;    ///< throws Failure
   Tokenizer load_tokenizer() const;
 };
 
@@ -46,6 +48,8 @@ void add_generate(CLI::App& app);
 void add_score(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_inspect(CLI::App& app);
+void add_bench(CLI::App& app);
+void add_quantize(CLI::App& app);
 
 std::string read_file(const std::string& path);  ///< throws Failure
 void print_json(const Json& document);           ///< one object on stdout, invalid UTF-8 replaced

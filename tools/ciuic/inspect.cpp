@@ -28,6 +28,20 @@ std::uint64_t weights_bytes(const WeightFiles& files, DType dtype) {
   return bytes;
 }
 
+/// Weights of a model of this shape, matrices and vectors; a quantized directory's own tensors do
+/// not say.
+std::uint64_t parameters_of(const ModelConfig& c) {
+  const auto wide = [](std::int64_t value) { return static_cast<std::uint64_t>(value); };
+  const std::uint64_t d = wide(c.hidden_size), ffn = wide(c.intermediate_size);
+  const std::uint64_t q = wide(c.num_attention_heads) * wide(c.head_dim);
+  const std::uint64_t kv = wide(c.num_key_value_heads) * wide(c.head_dim);
+  const std::uint64_t layer = 2 * d + d * (2 * q + 2 * kv) + 3 * d * ffn +
+                              (c.attention_bias ? q + 2 * kv + d : 0) +
+                              (c.mlp_bias ? 2 * ffn + d : 0);
+  return wide(c.num_hidden_layers) * layer + d +
+         wide(c.vocab_size) * d * (c.tie_word_embeddings ? 1 : 2);
+}
+
 void run(const ModelFlags& flags) {
   const Result<ModelConfig> config = ModelConfig::load(flags.directory);
   if (!config) throw Failure(flags.directory, config.error());
@@ -37,6 +51,7 @@ void run(const ModelFlags& flags) {
       std::uint64_t{2} * static_cast<std::uint64_t>(config->num_hidden_layers) *
       static_cast<std::uint64_t>(config->num_key_value_heads) *
       static_cast<std::uint64_t>(config->head_dim) * sizeof(float);
+  const bool quantized = !files->files().front().own_metadata().empty();
   std::uint64_t parameters = 0;
   Json tensors = Json::array();
   for (const TensorInfo* tensor : files->tensors()) {
@@ -46,10 +61,14 @@ void run(const ModelFlags& flags) {
          {"dtype", to_string(tensor->dtype)},
          {"shape", std::vector<std::int64_t>(tensor->shape.begin(), tensor->shape.end())}});
   }
+  if (quantized) parameters = parameters_of(*config);
   if (flags.json) {
     Json memory;
-    for (DType dtype : {DType::f32, DType::bf16, DType::i8, DType::i4}) {
-      memory[std::string(to_string(dtype))] = weights_bytes(*files, dtype);
+    if (quantized) {
+      memory["quantized"] = files->parameter_bytes();
+    } else {
+      for (DType dtype : {DType::f32, DType::bf16, DType::i8, DType::i4})
+        memory[std::string(to_string(dtype))] = weights_bytes(*files, dtype);
     }
     return print_json(
         {{"config",
@@ -64,6 +83,7 @@ void run(const ModelFlags& flags) {
            {"max_context_tokens", config->max_position_embeddings},
            {"tied_embeddings", config->tie_word_embeddings}}},
          {"parameters", parameters},
+         {"quantized", quantized},
          {"memory", {{"weights_bytes", memory}, {"kv_bytes_per_token", kv_bytes_per_token}}},
          {"tensors", std::move(tensors)}});
   }
@@ -73,14 +93,20 @@ void run(const ModelFlags& flags) {
       config->num_hidden_layers, config->hidden_size, config->num_attention_heads,
       config->num_key_value_heads, config->head_dim, config->intermediate_size, config->vocab_size,
       config->max_position_embeddings);
-  std::printf("%.3f M parameters; keys and values take %.1f KiB a token\n\n",
+  std::printf("%.3f M parameters; keys and values take %.1f KiB a token as f32\n\n",
               static_cast<double>(parameters) * 1e-6,
               static_cast<double>(kv_bytes_per_token) / 1024.0);
-  std::printf("weights held as   f32 %8.1f MiB   bf16 %8.1f MiB   i8 %8.1f MiB   i4 %8.1f MiB\n\n",
-              static_cast<double>(weights_bytes(*files, DType::f32)) / 1048576.0,
-              static_cast<double>(weights_bytes(*files, DType::bf16)) / 1048576.0,
-              static_cast<double>(weights_bytes(*files, DType::i8)) / 1048576.0,
-              static_cast<double>(weights_bytes(*files, DType::i4)) / 1048576.0);
+  if (quantized) {
+    std::printf("quantized: weights take %8.1f MiB\n\n",
+                static_cast<double>(files->parameter_bytes()) / 1048576.0);
+  } else {
+    std::printf("weights held as ");
+    for (DType dtype : {DType::f32, DType::bf16, DType::i8, DType::i4}) {
+      std::printf("  %s %8.1f MiB", std::string(to_string(dtype)).c_str(),
+                  static_cast<double>(weights_bytes(*files, dtype)) / 1048576.0);
+    }
+    std::printf("\n\n");
+  }
   for (const TensorInfo* tensor : files->tensors()) {
     std::printf("%-8s %-20s %s\n", std::string(to_string(tensor->dtype)).c_str(),
                 shape_text(tensor->shape).c_str(), Json(tensor->name).dump().c_str());

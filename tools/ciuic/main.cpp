@@ -17,6 +17,8 @@ int main(int argc, char** argv) {
   add_score(app);
   add_tokenize(app);
   add_inspect(app);
+  add_bench(app);
+  add_quantize(app);
   try {
     app.parse(argc, argv);  // runs the subcommand's callback
     if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
