@@ -23,6 +23,10 @@ const char* clock_name(int threads);
 /// 10^9 a second, of all threads together.
 double fma_gflops(int threads);
 
+/// The same for products of unsigned and signed bytes summed in i32, by the processor's own dot
+/// product (VNNI); 0 where it has none. Counts multiplications and additions.
+double byte_dot_gops(int threads);
+
 /// Reads memory that no cache holds. Thread-safety: thread-compatible.
 class ReadProbe {
  public:
