@@ -141,7 +141,10 @@ class Quantizer {
     if (options_.samples.empty() && (options_.static_inputs || options_.smooth_alpha >= 0.0f)) {
       return wrong_option("samples", "some, for static_inputs and smooth_alpha");
     }
-    if (options_.smooth_alpha > 1.0f) return wrong_option("smooth_alpha", "at most 1");
+    if (options_.smooth_alpha > 1.0f || std::isnan(options_.smooth_alpha)) {
+      return wrong_option("smooth_alpha", "at most 1");
+    }
+    if (std::isnan(options_.budget.max_error)) return wrong_option("budget.max_error", "a number");
     if (!(options_.input_percentile > 0.0 && options_.input_percentile <= 100.0)) {
       return wrong_option("input_percentile", "more than 0 and at most 100");
     }

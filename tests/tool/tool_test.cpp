@@ -300,6 +300,15 @@ TEST_CASE("Errors are one line on stderr and an exit status") {
        2, "nothing*"},
       {"quantize --model " + kModel + " --out " + (scratch.path / "q").string() + " --smooth 0.5",
        2, "--calibrate"},
+      {"quantize --model " + kModel + " --out " + (scratch.path / "q").string() + " --max-size nan",
+       2, "--max-size"},
+      {"quantize --model " + kModel + " --out " + (scratch.path / "q").string() + " --calibrate " +
+           kModel + "/config.json --smooth nan",
+       2, "--smooth"},
+      {"quantize --model " + kModel + " --out /proc/q", 1, "/proc/q"},
+      {"quantize --model " + kModel + " --out " + (scratch.path / "q").string() + " --calibrate " +
+           scratch.file("empty", ""),
+       3, "wanted text"},
       {"quantize --model " + kModel + " --out " + (scratch.path / "q").string() + " --group 48", 2,
        "--group"},
       {"quantize --model " + kModel + " --out " + (scratch.path / "q").string() +

@@ -53,6 +53,7 @@ std::vector<std::vector<TokenId>> read_samples(const Flags& flags) {
   }
   std::vector<std::vector<TokenId>> samples;
   for (const std::string& text : texts) {
+    if (text.empty()) continue;  // a beginning-of-text alone says nothing about inputs
     const auto ids = tokenizer.encode(text);
     if (!ids) throw Failure(kBadInput, ids.error());
     for (std::size_t at = 0; at < ids->size(); at += most) {
@@ -88,7 +89,16 @@ Json to_json(const QuantizeReport& report) {
           {"matrices", std::move(matrices)}};
 }
 
+/// Refuses NaN, which passes every comparison of a range.
+void require_number(const char* flag, double value) {
+  if (std::isnan(value))
+    throw Failure(kWrongUsage, std::string(flag) + ": wanted a number, got nan");
+}
+
 void run(const Flags& flags) {
+  require_number("--max-size", flags.max_mib);
+  require_number("--max-error", flags.max_error);
+  require_number("--smooth", flags.smooth.value_or(0.0f));
   QuantizeOptions options;
   options.weights = {*dtype_from_string(flags.weights), flags.model.group};
   for (const auto& pattern : flags.keep_f32) options.rules.push_back({pattern, DType::f32});
@@ -117,7 +127,16 @@ void run(const Flags& flags) {
   if (!report) {
     const bool usage = report.error().code() == ErrorCode::invalid_argument;
     if (usage) throw Failure(kWrongUsage, report.error());
+    const std::string message(report.error().message());
+    if (message.find("cannot be written") != std::string::npos ||
+        message.find("cannot be created") != std::string::npos) {
+      throw Failure(kRequestFailed, flags.out + ": " + message);
+    }
     throw Failure(flags.model.directory, report.error());
+  }
+  if (flags.max_mib > 0.0 && static_cast<double>(report->bytes) > flags.max_mib * 1048576.0) {
+    std::fprintf(stderr, "ciuic: --max-size: wanted %.1f MiB, the least there is takes %.1f\n",
+                 flags.max_mib, static_cast<double>(report->bytes) / 1048576.0);
   }
   if (flags.report) {
     const std::string path = flags.out + "/quantization.svg";
