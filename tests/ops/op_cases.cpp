@@ -78,13 +78,7 @@ void check_matmul(const OpTarget& target, const MatmulCase& c, unsigned seed) {
     for (std::size_t j = 0; j < size(columns); ++j) {
       Expected e = element(j);
       if (c.gated) {
-        // silu is 1.1-Lipschitz, and exp, add, divide and multiply round a few times more.
-        const Expected value = element(j + size(columns));
-        const double gate = silu(e.value);
-        e.tolerance = 1.1 * e.tolerance * std::fabs(value.value) +
-                      (std::fabs(gate) + 1.1 * e.tolerance) * value.tolerance +
-                      10 * kEpsilon * std::fabs(gate * value.value);
-        e.value = gate * value.value;
+        e = gated(e, element(j + size(columns)));
       } else if (c.accumulate) {
         e.value += double{before[t * size(columns) + j]};
         e.tolerance += 2 * kEpsilon * std::fabs(e.value);

@@ -157,12 +157,7 @@ void check(const OpTarget& target, const Case& c, MatrixFormat format, unsigned 
     for (int j = 0; j < columns; ++j) {
       Expected e = element(j);
       if (c.gated) {
-        const Expected value = element(j + columns);
-        const double gate = silu(e.value);
-        e.tolerance = 1.1 * e.tolerance * std::fabs(value.value) +
-                      (std::fabs(gate) + 1.1 * e.tolerance) * value.tolerance +
-                      10 * kEpsilon * std::fabs(gate * value.value);
-        e.value = gate * value.value;
+        e = gated(e, element(j + columns));
       } else if (c.accumulate) {
         e.value += double{before[size(t) * size(columns) + size(j)]};
         e.tolerance += 2 * kEpsilon * std::fabs(e.value);

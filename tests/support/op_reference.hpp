@@ -50,4 +50,13 @@ inline Expected dot(const float* a, const float* b, std::size_t k) {
 
 inline double silu(double x) { return x / (1.0 + std::exp(-x)); }
 
+/// silu(gate) * value. silu is 1.1-Lipschitz, and exp, add, divide and multiply round a few times
+/// more.
+inline Expected gated(const Expected& gate, const Expected& value) {
+  const double weight = silu(gate.value);
+  return {weight * value.value, 1.1 * gate.tolerance * std::fabs(value.value) +
+                                    (std::fabs(weight) + 1.1 * gate.tolerance) * value.tolerance +
+                                    10 * kEpsilon * std::fabs(weight * value.value)};
+}
+
 }  // namespace ciuic::testing
