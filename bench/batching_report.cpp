@@ -36,6 +36,8 @@ constexpr double kTightness[] = {1.5, 3, 10};
 struct Peer {
   std::string name;
   std::function<std::unique_ptr<BatchPolicy>(Duration allowed)> make;
+  /// Of the core, where the rule has a bound of its own.
+  std::size_t max_batch_size = kMaxBatch;
 };
 template <class P>
 auto boxed(P policy) {
@@ -56,7 +58,7 @@ std::vector<Peer> peers() {
        }},
       {"TF", [](Duration d) { return boxed(TensorFlowPolicy(64, d / 10)); }},
       {"OpenVINO", [](Duration d) { return boxed(OpenVinoPolicy(16, d / 10)); }},
-      {"BentoML", [](Duration d) { return boxed(BentoPolicy(d)); }},
+      {"BentoML", [](Duration d) { return boxed(BentoPolicy(d, kMaxBatch)); }, 4096},
   };
 }
 
@@ -82,10 +84,10 @@ struct Cell {
         .trace(count, allowed_ms);
   }
   Simulation run(const std::vector<TracedRequest>& requests, BatchPolicy& policy,
-                 bool record = false) const {
+                 std::size_t max_batch_size = kMaxBatch, bool record = false) const {
     NoisyLaw noisy(*law, seed + 1);
     return simulate(requests,
-                    {.limits = {.max_batch_size = kMaxBatch, .queue_capacity = 4096},
+                    {.limits = {.max_batch_size = max_batch_size, .queue_capacity = 4096},
                      .workers = workers,
                      .record_batches = record},
                     &policy, noisy);
@@ -300,13 +302,14 @@ void pictures(std::ostream& out, const std::filesystem::path& folder,
       const Cell cell = cell_at(Arrivals::bursts4, load);
       auto policy = peer.make(from_ms(cell.allowed_ms));
       const auto trace = cell.trace(6000);
-      line.points.push_back({load, load * cell.run(trace, *policy).share_in_time()});
+      line.points.push_back(
+          {load, load * cell.run(trace, *policy, peer.max_batch_size).share_in_time()});
     }
     goodput.push_back(line);
     const Cell cell = cell_at(Arrivals::bursts4, 0.8);
     auto policy = peer.make(from_ms(cell.allowed_ms));
     const auto trace = cell.trace(6000);
-    const auto sorted = cell.run(trace, *policy).latencies(trace);
+    const auto sorted = cell.run(trace, *policy, peer.max_batch_size).latencies(trace);
     Line distribution{peer.name, {}};
     for (int i = 1; i <= 60 && !sorted.empty(); ++i) {
       distribution.points.push_back({to_ms(quantile_of(sorted, i / 60.5)),
@@ -319,7 +322,7 @@ void pictures(std::ostream& out, const std::filesystem::path& folder,
     const Peer peer = peers()[i];
     auto policy = peer.make(from_ms(cell.allowed_ms));
     const auto trace = cell.trace(20'000);
-    const Simulation s = cell.run(trace, *policy, true);
+    const Simulation s = cell.run(trace, *policy, peer.max_batch_size, true);
     Line line{peer.name, {}};
     const std::size_t step = std::max<std::size_t>(1, s.batches.size() / 60);
     for (std::size_t b = 0; b + step <= s.batches.size(); b += step) {
@@ -359,7 +362,7 @@ int main(int argc, char** argv) {
     Row row{cell, {}};
     for (const Peer& peer : all) {
       auto policy = peer.make(from_ms(cell.allowed_ms));
-      row.share.push_back(cell.run(trace, *policy).share_in_time());
+      row.share.push_back(cell.run(trace, *policy, peer.max_batch_size).share_in_time());
       simulated += trace.size();
     }
     rows.push_back(std::move(row));
@@ -375,7 +378,9 @@ int main(int argc, char** argv) {
          "policy starts cold, on every cell. The rules of the peers are those of "
          "`bench/batching/peer_policies.hpp`, without their threads, languages and protocols; "
          "where "
-         "a rule needs an objective or a delay it is told one from the allowed time D. All of them "
+         "a rule needs an objective or a delay it is told one from the allowed time D. BentoML's "
+         "is "
+         "checked batch by batch against its real dispatcher (`peer_policies_test`). All of them "
          "gain by the core's own expiry of what is already late.\n\nLoads 0.3, 0.6, 0.9, 1.2 of "
          "the "
          "best throughput; Poisson, bursts with CV² 4 and 16, a daily curve; lengths fixed, "

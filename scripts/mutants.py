@@ -8,7 +8,8 @@
 
 A mutant is a file under include/ciuic, a text in it, the text to put there instead, and why that is
 a bug. Each is built in a scratch copy with the tests that kill fastest, and counts as killed when a
-test does not compile, fails, crashes or does not end in time. CXX and CIUIC_JOBS are heeded.
+test does not compile, fails, crashes or does not end in time. CXX, CIUIC_JOBS and CIUIC_SECONDS (how
+long a test may take: more on a busy machine) are heeded.
 """
 import argparse
 import concurrent.futures
@@ -24,7 +25,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CXX = os.environ.get("CXX", "g++")
 FLAGS = "-std=c++20 -O1 -Iinclude -Isrc -Itests -Itests/support -DCIUIC_SOURCE_DIR=\"/nowhere\"".split()
 SEEDS = "12000"  # per world of schedule_test
-SECONDS = 240  # a test that runs longer hangs
+SECONDS = int(os.environ.get("CIUIC_SECONDS", "240"))  # a test that runs longer hangs
 
 # program: its sources, and flags of its own
 TESTS = {
@@ -51,25 +52,27 @@ def file(name, tests):
 m = file("inbox", ["inbox", "schedule"])
 m("if ((head & kClosed) != 0) return Pushed::closed;", "", "a closed inbox takes more")
 m("if (waiting >= capacity_)", "if (waiting > capacity_)", "one above the capacity")
-m("- bell_count_.load(std::memory_order_relaxed)) >= 0", "- bell_count_.load(std::memory_order_relaxed)) > 0",
-  "the bell rings one push too late")
+m("count >= bell_count_", "count > bell_count_", "the bell rings one push too late")
 m("deadline.time_since_epoch().count() < bell_time_.load(std::memory_order_relaxed) ||", "",
   "an earlier deadline does not ring")
-m("pushed_cost_.load() >= bell_cost_", "pushed_cost_.load() > bell_cost_", "the cost rings too late")
-m("if (counts_cost_) pushed_cost_.fetch_add(cost);", "", "pushed costs are not counted")
+m("cost >= static_cast<std::int64_t>(bell_cost_", "cost > static_cast<std::int64_t>(bell_cost_", "the cost rings too late")
+m("if (cost != 1) pushed_extra_.fetch_add(cost - 1);", "", "pushed costs are not counted")
+m("static_cast<std::int64_t>(count + extra);", "static_cast<std::int64_t>(extra);", "costs of one are not counted")
+m("pushed_extra_.load() - bell_extra_.load(std::memory_order_relaxed);", "pushed_extra_.load();",
+  "the cost of earlier pushes rings again")
 m("return empty();\n  }\n  /// Owner: somebody", "return true;\n  }\n  /// Owner: somebody",
   "the sleeper does not look again after arming")
 m("armed_.store(true);", "armed_.store(true, std::memory_order_release);",
   "arming and looking are not in one order")
-m("bell_count_.store(static_cast<std::uint32_t>(drained() + std::min(count, kNoCount)),",
-  "bell_count_.store(static_cast<std::uint32_t>(drained() + std::min(count + 1, kNoCount)),",
+m("bell_from_.store(static_cast<std::uint32_t>(drained()), std::memory_order_relaxed);",
+  "bell_from_.store(static_cast<std::uint32_t>(drained()) + 1, std::memory_order_relaxed);",
   "the bell waits for one too many")
 m("newest = static_cast<std::uint32_t>(head) & kTicket, oldest = kTicket;",
   "newest = kTicket, oldest = static_cast<std::uint32_t>(head) & kTicket;", "last come, first served")
 m("drained_.store(drained);", "", "drained tickets are not counted")
 m("left_.store(static_cast<std::uint32_t>(drained() - waiting), std::memory_order_relaxed);", "",
   "places never become free")
-m("drained_cost_ += cost;", "", "drained costs are not counted")
+m("drained_extra_ += cost - 1;", "", "drained costs are not counted")
 m("void close() noexcept { head_.fetch_or(kClosed); }", "void close() noexcept {}", "close() does nothing")
 
 m = file("worker_team", SHELL)
@@ -232,7 +235,8 @@ m("return aged ? queue_.peek_beside(first, group) : queue_.peek(group);", "retur
   "priorities do not age")
 m("nodes_[has_aged(first) ? first : queue_.peek()].group", "nodes_[queue_.peek()].group", "groups do not age")
 m("      queue_.charge(slot, node.cost);\n", "", "tenants are served for nothing")
-m("if (shape.count > 0 && !policy_->fits(grown, now_, deadline)) {", "if (false) {", "fits() is not asked")
+m("shape.count == 0 ? Fit(true) : policy_->fits(grown, now_, deadline);", "Fit(true);", "fits() is not asked")
+m("reason = known(fit.why_not);", "", "why a batch may not grow is forgotten")
 m("if (const std::size_t n = expire_waiting(hopeless, 0); n > 0) {", "if (const std::size_t n = 0; n > 0) {",
   "hopeless requests wait")
 m("if (node.deadline != kNever) running_deadlines_.push(slot, node.deadline);", "", "running requests never expire")
@@ -287,10 +291,10 @@ m("(link.prev == kNoSlot ? list.head : links_[link.prev].next) = link.next;", "i
 
 
 def run(command, where, seconds):
-    """The exit status; None after `seconds`."""
+    """The exit status; None after `seconds`, if any."""
     environment = dict(os.environ, CIUIC_SEEDS=SEEDS)
     with subprocess.Popen(command, cwd=where, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                          start_new_session=True) as process:
+                          process_group=0) as process:
         try:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -303,7 +307,7 @@ def killer(tree, tests, main):
     for name in tests:
         sources, flags = TESTS[name]
         program = f"{name}_program"
-        if run([CXX, *FLAGS, *flags, *sources, main, "-pthread", "-o", program], tree, SECONDS) != 0:
+        if run([CXX, *FLAGS, *flags, *sources, main, "-pthread", "-o", program], tree, None) != 0:
             return f"{name} (does not compile)"
         status = run([f"./{program}", "--abort"], tree, SECONDS)
         (tree / program).unlink()

@@ -1,14 +1,17 @@
-// The rules by which other batchers close a batch, as BatchPolicy, so that they run on the same core
-// and the same traces. Only the rules: their threads, locks and languages cost nothing here, and
-// polling is kept only where it is part of the rule. Written from their papers and sources, as
+// The rules by which other batchers close a batch, as BatchPolicy, so that they run on the same
+// core and the same traces. Only the rules: their threads, locks and languages cost nothing here,
+// and polling is kept only where it is part of the rule. Written from their papers and sources, as
 // named at each; read at triton-inference-server/core@73aad7c, tensorflow/tensorflow@de30797,
-// openvinotoolkit/openvino@55898c5, bentoml/BentoML@0053fc4.
+// openvinotoolkit/openvino@55898c5, bentoml/BentoML@32230a5.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <deque>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "ciuic/batching/batch_policy.hpp"
@@ -27,7 +30,7 @@ class FixedPolicy final : public BatchPolicy {
     }
     return {.wake_count = size_};
   }
-  bool fits(const BatchShape& shape, TimePoint, TimePoint) noexcept override {
+  Fit fits(const BatchShape& shape, TimePoint, TimePoint) noexcept override {
     return shape.count <= size_;
   }
 
@@ -46,7 +49,7 @@ class FixedDelayPolicy : public BatchPolicy {
     }
     return {.when = close, .wake_count = size_};
   }
-  bool fits(const BatchShape& shape, TimePoint, TimePoint) noexcept override {
+  Fit fits(const BatchShape& shape, TimePoint, TimePoint) noexcept override {
     return shape.count <= size_;
   }
 
@@ -89,7 +92,7 @@ class AimdPolicy final : public BatchPolicy {
   BatchDecision decide(const QueueView&) noexcept override {
     return {.dispatch = true, .reason = CloseReason::idle};
   }
-  bool fits(const BatchShape& shape, TimePoint, TimePoint) noexcept override {
+  Fit fits(const BatchShape& shape, TimePoint, TimePoint) noexcept override {
     return static_cast<double>(shape.count) <= size_;
   }
   void on_finish(const BatchReport& report) noexcept override {
@@ -122,7 +125,7 @@ class TritonPolicy final : public BatchPolicy {
     if (close <= view.now || view.draining) return {.dispatch = true, .reason = CloseReason::delay};
     return {.when = close, .wake_count = preferred_.front()};
   }
-  bool fits(const BatchShape& shape, TimePoint, TimePoint) noexcept override {
+  Fit fits(const BatchShape& shape, TimePoint, TimePoint) noexcept override {
     return shape.count <= std::max(most_, preferred_.back());
   }
 
@@ -149,7 +152,7 @@ class OpenVinoPolicy final : public BatchPolicy {
             .reason = CloseReason::delay,
             .max_count = singles_ > 0 ? std::size_t{1} : size_};
   }
-  bool fits(const BatchShape& shape, TimePoint, TimePoint) noexcept override {
+  Fit fits(const BatchShape& shape, TimePoint, TimePoint) noexcept override {
     return shape.count <= (singles_ > 0 ? 1 : size_);
   }
   void on_start(const BatchShape&, TimePoint) noexcept override {
@@ -162,84 +165,140 @@ class OpenVinoPolicy final : public BatchPolicy {
   std::size_t singles_ = 0;
 };
 
-/// BentoML's Cork dispatcher: fits duration = a·n + b to the last 50 batches (again every 5 s),
-/// drops the oldest while more than one waits and it would be late, and waits in ticks of a
-/// millisecond while n·(time since the newest + tick + a) <= 0.95 · the mean wait of earlier
-/// batches. Its first batches, of 1, 2 and 3, teach it
-/// (src/bentoml/_internal/marshal/dispatcher.py). Its tick while a batch runs is left out.
+/// BentoML's Cork dispatcher (src/bentoml/_internal/marshal/dispatcher.py), checked against the
+/// real one by peer_policies_test.
+///
+/// It looks at the queue when a request comes to an empty one, and from then on every millisecond
+/// and right after each batch it starts; while a batch runs it only gives up. It fits
+/// duration = a·n + b to the last 50 batches: at the third, again after 5 s, and after each stage
+/// of its training. That is 8 batches to warm up, then one each that waits for 1, 2 and 3 requests
+/// as long as a small part of the objective; each takes all that waits, and counts as not having
+/// waited. After that it gives up the oldest while more than one waits and it would be late, and
+/// waits while n·(time since the newest + 1 ms + a) <= 0.95 · the mean wait of those 50 batches.
+///
+/// Here requests are given up by deadline: all must be allowed the same time, and of those with the
+/// same deadline all go at once.
 class BentoPolicy final : public BatchPolicy {
  public:
-  explicit BentoPolicy(Duration max_latency)
-      : a_(seconds(max_latency) * 2 / 30), b_(seconds(max_latency) / 30) {}
+  /// `max_batch` is enforced here: a core that knew of it would not ask when it is reached.
+  BentoPolicy(Duration max_latency, std::size_t max_batch)
+      : max_batch_(max_batch),
+        objective_(seconds(max_latency)),
+        a_(std::min(2.0, objective_ * 2 / 30)),
+        b_(std::min(1.0, objective_ / 30)) {}
 
   BatchDecision decide(const QueueView& view) noexcept override {
-    look(view);
-    if (started_ < 6) return go(started_ < 4 ? 1 : started_ - 2);
-    if (drops(view.now)) return {.when = view.now};  // hopeless_before() takes the oldest
-    const double n = static_cast<double>(view.waiting);
-    const double newest = seconds(view.now - newest_);
-    if (view.waiting < view.max_count && !view.draining &&
-        n * (newest + kTick + a_) <= 0.95 * wait_) {
-      return {.when = view.now + std::chrono::milliseconds(1)};
-    }
-    return go(view.max_count);
-  }
-  bool fits(const BatchShape& shape, TimePoint, TimePoint) noexcept override {
-    return started_ >= 6 || shape.count <= limit_;
+    if (view.first_deadline != kNever) allowed_ = view.first_deadline - view.oldest_arrival;
+    note(view.waiting);
+    look_until(view.now);
+    if (look_ == view.now) give_up();
+    if (given_up_ > 0) return {.when = view.now};  // hopeless_before() has it done
+    if (look_ > view.now) return {.when = look_};
+    if (waits() && !view.draining) return {.when = look_ += kTick};
+    return {.dispatch = true, .reason = CloseReason::policy, .max_count = max_batch_};
   }
   TimePoint hopeless_before(TimePoint now) noexcept override {
-    if (started_ < 6 || !drops(now)) return now;
-    const TimePoint oldest = first_deadline_;
-    first_deadline_ = kNever;  // until the next view
-    return std::max(now, oldest);
+    return std::max(now, add_saturating(last_given_up_, allowed_));
   }
   TimePoint expected_finish(const QueueView& view, std::uint64_t) noexcept override {
-    newest_ = view.now;
-    if (view.waiting > 0) look(view);
+    note(view.waiting);
+    look_until(view.now);
+    if (waiting_.empty()) look_ = view.now;
+    waiting_.push_back(view.now);
     return view.now;
   }
-  void on_start(const BatchShape&, TimePoint now) noexcept override {
-    ++started_;
-    waits_[starts_++ % kKept] = seconds(now - oldest_);
+  void on_start(const BatchShape& shape, TimePoint now) noexcept override {
+    look_ = now;
+    running_.push_back({now, training() || waiting_.empty() ? 0.0 : age(waiting_.front())});
+    for (std::size_t i = 0; i < shape.count && !waiting_.empty(); ++i) waiting_.pop_front();
+    ++stage_batches_;
+    if (!training() || stage_batches_ < (stage_ == 0 ? 8u : 1u)) return;
+    if (stage_++ > 0) refit();
+    stage_batches_ = 0;
+    const double batch = static_cast<double>(stage_);
+    patience_ = stage_ < 2 ? 0 : std::min(0.95 * objective_, (2 * batch + 1) * a_ + b_);
   }
   void on_finish(const BatchReport& report) noexcept override {
-    if (++finished_ <= 2) return;
-    counts_[kept_ % kKept] = static_cast<double>(report.shape.count);
-    times_[kept_ % kKept] = seconds(report.execution);
-    ++kept_;
+    const auto batch = std::find_if(running_.begin(), running_.end(),
+                                    [&](const Running& r) { return r.started == report.started; });
+    if (batch == running_.end()) return;
+    const double wait = batch->wait;
+    running_.erase(batch);
     const TimePoint now = report.started + report.execution;
-    if (finished_ > 6 && now < refit_ + std::chrono::seconds(5)) return;
-    refit_ = now;
+    look_until(now);
+    if (++finished_ <= 2) return;
+    kept_[recorded_++ % kept_.size()] = {static_cast<double>(report.shape.count),
+                                         seconds(report.execution), wait};
+    if (recorded_ > 1 && now - refitted_ < std::chrono::seconds(5)) return;
+    refitted_ = now;
     refit();
   }
 
  private:
-  static constexpr std::size_t kKept = 50;
-  static constexpr double kTick = 1e-3;
+  struct Running {
+    TimePoint started;
+    double wait;
+  };
+  struct Kept {
+    double count, time, wait;
+  };
+  static constexpr Duration kTick{std::chrono::milliseconds(1)};
   static double seconds(Duration d) noexcept { return std::chrono::duration<double>(d).count(); }
+  bool training() const noexcept { return stage_ < 4; }
 
-  BatchDecision go(std::size_t most) noexcept {
-    limit_ = most;
-    return {.dispatch = true, .reason = CloseReason::policy, .max_count = most};
+  /// s, at the look.
+  double age(TimePoint arrival) const noexcept { return seconds(look_ - arrival); }
+
+  /// So many wait in the core, those given up included. It drops the oldest when they are late.
+  void note(std::size_t waiting) noexcept {
+    while (waiting_.size() > waiting) waiting_.pop_front();
+    given_up_ = std::min(given_up_, waiting - waiting_.size());
   }
-  void look(const QueueView& view) noexcept {
-    waiting_ = view.waiting;
-    oldest_ = view.oldest_arrival;
-    first_deadline_ = view.first_deadline;
+  /// The looks before `now`, while a batch ran.
+  void look_until(TimePoint now) noexcept {
+    for (; look_ < now && !waiting_.empty(); look_ += kTick) {
+      give_up();
+      if (waiting_.size() != 1 || training() || age(waiting_.front()) < objective_) continue;
+      give_up_oldest();
+    }
   }
-  bool drops(TimePoint now) const noexcept {
-    return waiting_ > 1 && first_deadline_ != kNever &&
-           seconds(first_deadline_ - now) <= a_ * static_cast<double>(waiting_) + b_;
+  void give_up() noexcept {
+    while (!waiting_.empty()) {
+      const double n = static_cast<double>(waiting_.size()), oldest = age(waiting_.front());
+      if (training()) {
+        constexpr double kNeeded[] = {2, 6, 5, 3};
+        if (n <= kNeeded[stage_] - static_cast<double>(stage_batches_) || oldest < objective_) {
+          return;
+        }
+      } else if (n < 2 || oldest + a_ * n + b_ < objective_) {
+        return;
+      }
+      give_up_oldest();
+    }
+  }
+  void give_up_oldest() noexcept {
+    last_given_up_ = waiting_.front();
+    waiting_.pop_front();
+    ++given_up_;
+  }
+  bool waits() const noexcept {
+    const double n = static_cast<double>(waiting_.size());
+    if (waiting_.size() >= max_batch_) return false;
+    if (training()) {
+      const double wanted = static_cast<double>(stage_);
+      return wanted > 1 && n < wanted && wanted * a_ + b_ + age(waiting_.front()) <= patience_;
+    }
+    return n * (age(waiting_.back()) + seconds(kTick) + a_) <= wait_ * 0.95;
   }
   void refit() noexcept {
-    const std::size_t n = std::min(kept_, kKept), w = std::min(starts_, kKept);
+    const std::size_t n = std::min(recorded_, kept_.size());
+    if (n == 0) return;
     double x = 0, y = 0, xx = 0, xy = 0, wait = 0;
-    for (std::size_t i = 0; i < n; ++i) {
-      x += counts_[i], y += times_[i], xx += counts_[i] * counts_[i], xy += counts_[i] * times_[i];
+    for (const Kept& k : std::span(kept_).first(n)) {
+      x += k.count, y += k.time, xx += k.count * k.count, xy += k.count * k.time, wait += k.wait;
     }
-    for (std::size_t i = 0; i < w; ++i) wait += waits_[i];
     const double count = static_cast<double>(n), det = count * xx - x * x;
-    if (det > 1e-9) {
+    if (det > 0.5) {  // counts are whole numbers
       a_ = (count * xy - x * y) / det;
       b_ = (y - a_ * x) / count;
     } else {  // least norm, as numpy's lstsq has it
@@ -249,14 +308,23 @@ class BentoPolicy final : public BatchPolicy {
     }
     a_ = std::max(1e-6, a_);
     b_ = std::max(0.0, b_);
-    wait_ = std::max(0.0, wait / static_cast<double>(w));
+    wait_ = std::max(0.0, wait / count);
   }
 
-  double a_, b_, wait_ = 0.01;
-  std::size_t started_ = 0, finished_ = 0, kept_ = 0, starts_ = 0, limit_ = 1, waiting_ = 0;
-  std::array<double, kKept> counts_{}, times_{}, waits_{};
-  TimePoint oldest_{}, newest_{}, refit_{};
-  TimePoint first_deadline_ = kNever;
+  const std::size_t max_batch_;
+  const double objective_;  // s
+  double a_, b_;            // s a request, s
+  double wait_ = 0;         // s, the mean of those kept
+  double patience_ = 0;     // s, of this stage of the training
+  std::size_t stage_ = 0, stage_batches_ = 0;
+  std::size_t finished_ = 0, recorded_ = 0;
+  std::array<Kept, 50> kept_{};
+  std::vector<Running> running_;
+  std::deque<TimePoint> waiting_;               // arrivals of those not given up
+  std::size_t given_up_ = 0;                    // and still in the core
+  TimePoint last_given_up_ = TimePoint::min();  // its arrival
+  Duration allowed_{0};                         // from a request's arrival to its deadline
+  TimePoint look_{}, refitted_{};
 };
 
 }  // namespace batching_bench

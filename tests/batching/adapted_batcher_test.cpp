@@ -213,7 +213,8 @@ TEST_CASE("A policy of one's own decides beside the padded limit") {
     futures.push_back(batcher.submit(std::vector<int>(static_cast<std::size_t>(n))));
   }
   REQUIRE(batcher.drain());
-  CHECK(rows == std::vector<std::size_t>{2, 1, 1, 2});  // 2 2 | 1 | 9 | 1 1
+  CHECK(rows == std::vector<std::size_t>{2, 1, 1, 2});       // 2 2 | 1 | 9 | 1 1
+  CHECK(batcher.stats().closed_by(CloseReason::cost) == 2);  // 1 and 9: together padded to 18
 }
 
 TEST_CASE("oversize request: refused at submit, by the model's length and by the batch's cost") {
@@ -378,6 +379,10 @@ TEST_CASE("model throws, forgets rows or is misconfigured: every request hears i
   AdaptedBatcher many(rows, BucketedAdapter<int, int>({1, 2, 3}), {.max_groups = 100});
   CHECK(message(many.submit({1})) ==
         "max_groups: wanted 1 to 256 with those of the adapter, got 100 times 3");
+  AdaptedBatcher none_fits(rows, PaddedAdapter<int, int>({}, {.length_multiple = 64}),
+                           {.max_batch_cost = 32});
+  CHECK(message(none_fits.submit({1})) ==
+        "max_batch_cost: wanted at least length_multiple, 64, got 32");
 }
 
 TEST_CASE("A model that writes nothing gives no answer of an earlier batch away") {

@@ -257,6 +257,10 @@ TEST_CASE("Errors say what, where, wanted and got") {
         "model output: wanted 6 rows, one for each position, got 5");
   CHECK(code(adapter.unpack(in, out, 0)) == ErrorCode::contract_violation);
   CHECK(code(adapter.unpack(in, Rows<float>(), 1)) == ErrorCode::contract_violation);
+  const std::vector<float> some(27);
+  CHECK(message(adapter.unpack(in, Rows<float>(some, 4), 0)) ==  // six rows, and three elements
+        "model output: wanted whole rows of width 4, got 27 elements");
+  CHECK(code(adapter.unpack(in, Rows<float>(some, 0), 0)) == ErrorCode::contract_violation);
 
   using Padded = PaddedAdapter<std::int32_t>;
   using Bucketed = BucketedAdapter<std::int32_t>;
@@ -267,6 +271,12 @@ TEST_CASE("Errors say what, where, wanted and got") {
         "batch_multiple: wanted at least 1, got 0");
   CHECK(message(Padded({.max_length = 100}, {.length_multiple = 8}).validate()) ==
         "max_length: wanted a multiple of length_multiple 8, got 100");
+  CHECK(message(Padded({}, {.length_multiple = 8}).validate(7)) ==
+        "max_batch_cost: wanted at least length_multiple, 8, got 7");
+  CHECK(Padded({}, {.length_multiple = 8}).validate(8));
+  CHECK(message(Bucketed({5, 9}).validate(4)) ==
+        "max_batch_cost: wanted at least lengths[0], 5, got 4");
+  CHECK(Bucketed({5, 9}).validate(5));
   CHECK(message(Bucketed({}).validate()) == "lengths: wanted 1 to 256 buckets, got 0");
   CHECK(message(Bucketed({8, 8}).validate()) ==
         "lengths[1]: wanted more than 8 and a multiple of length_multiple 1, got 8");

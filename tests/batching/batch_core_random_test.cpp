@@ -21,14 +21,18 @@ struct Rules {
   std::uint64_t bytes_per_cost = 0;
   std::uint64_t most_padded = kUnlimitedCost;  // of count · max_cost
   Duration per_cost{0};                        // what a request takes behind what waits
-  bool fits(const BatchShape& shape) const { return shape.count * shape.max_cost <= most_padded; }
+  /// Reasons of all kinds, and a few that there are not.
+  Fit fits(const BatchShape& shape) const {
+    if (shape.count * shape.max_cost <= most_padded) return true;
+    return static_cast<CloseReason>(shape.cost % (kCloseReasons + 2));
+  }
 };
 class RulesPolicy final : public BatchPolicy {
  public:
   explicit RulesPolicy(const Rules& rules) : rules_(rules) {}
   void bind(const BatchLimits& limits) noexcept override { delay_.bind(limits); }
   BatchDecision decide(const QueueView& view) noexcept override { return delay_.decide(view); }
-  bool fits(const BatchShape& shape, TimePoint, TimePoint) noexcept override {
+  Fit fits(const BatchShape& shape, TimePoint, TimePoint) noexcept override {
     return rules_.fits(shape);
   }
   TimePoint hopeless_before(TimePoint now) noexcept override { return now + rules_.hopeless; }
@@ -249,9 +253,8 @@ struct Reference {
       std::uint64_t memory = 0;
       if (rules) {
         if (shape.count > 0 && !rules->fits(grown)) {
-          bool any_deadline = r->terms.deadline != kNever;
-          for (const Request* x : wanted.requests) any_deadline |= x->terms.deadline != kNever;
-          wanted.reason = any_deadline ? CloseReason::deadline : CloseReason::policy;
+          const CloseReason why = rules->fits(grown).why_not;
+          wanted.reason = static_cast<std::size_t>(why) < kCloseReasons ? why : CloseReason::policy;
           break;
         }
         if (limits.memory_budget > 0) memory = rules->bytes_per_cost * grown.cost;

@@ -1,8 +1,8 @@
 // The batching contract over threads: tests for each row of the table, time moved by hand.
 //
-// More on single rows: order_test.cpp (priorities, tenants, groups), overload_test.cpp (reject, block,
-// shed), failure_test.cpp (bisection, out of memory, memory budget), deadline_test.cpp (infeasible,
-// late, the final spin), stats_test.cpp; bugs of others: regressions_test.cpp.
+// More on single rows: order_test.cpp (priorities, tenants, groups), overload_test.cpp (reject,
+// block, shed), failure_test.cpp (bisection, out of memory, memory budget), deadline_test.cpp
+// (infeasible, late, the final spin), stats_test.cpp; bugs of others: regressions_test.cpp.
 //
 // Not implemented, and so not tested: splitting a request that is too large for one batch.
 #include "ciuic/batching/dynamic_batcher.hpp"
@@ -112,7 +112,7 @@ TEST_CASE("oversize request: refused at submit") {
   CHECK(future.is_ready());
   const Result<int> answer = future.get();
   CHECK(answer.error().code() == ErrorCode::oversize);
-  CHECK(answer.error().message() == "cost: wanted at most max_batch_cost, 10");
+  CHECK(answer.error().message() == "cost: wanted at most max_batch_cost, 10, got 11");
   CHECK(batcher.stats().rejected[Refusal::oversize] == 1);
 }
 

@@ -294,6 +294,29 @@ TEST_CASE("out of memory: the cap comes down, and grows back when there is room 
   CHECK(batcher.stats().closed_by(CloseReason::full) > 1);
 }
 
+TEST_CASE("out of memory: whoever fills the cost that was learned wakes the sleeping worker") {
+  // Nothing else limits the cost. The worker sleeps until the first deadline, half an hour from
+  // now.
+  WatchedClock clock;
+  const TimePoint later = clock.now() + 30min;
+  Memory memory{.capacity = 4};
+  DynamicBatcher<int, int> batcher(
+      [&](Batch<int, int>& batch) { return memory.run(batch); },
+      {.max_batch_size = 8, .max_queue_delay = 1h, .host = {.clock = &clock}});
+  std::vector<Future<int>> futures;
+  for (int i = 0; i < 8; ++i) futures.push_back(batcher.submit(i));
+  for (Future<int>& future : futures) CHECK(future.get());
+  CHECK(memory.passed == std::vector<std::size_t>{4, 4});
+
+  Future<int> first = batcher.submit(8, {.deadline = later, .cost = 2});
+  clock.await_sleeps(later);
+  CHECK_FALSE(first.is_ready());
+  Future<int> second = batcher.submit(9, {.cost = 2});
+  REQUIRE(second.wait_for(20s));
+  CHECK(first.get().value() == 16);
+  CHECK(batcher.stats().closed_by(CloseReason::memory) == 1);
+}
+
 TEST_CASE("out of memory: a single request that cannot fit fails alone") {
   const unsigned workers = GENERATE(0u, 1u);
   Memory memory{.capacity = 10, .throws = GENERATE(false, true)};

@@ -306,7 +306,7 @@ TEST_CASE("groups: each closes at its own time, and one beyond the last is refus
        .workers = workers,
        .host = {.clock = &clock}});
   Future<int> refused = batcher.submit(0, {.group = 2});
-  CHECK(refused.get().error().message() == "group: wanted below max_groups, 2");
+  CHECK(refused.get().error().message() == "group: wanted below max_groups, 2, got 2");
   Future<int> a = batcher.submit(1, {.group = 1});
   clock.advance(4ms);
   Future<int> b = batcher.submit(2, {.group = 0});

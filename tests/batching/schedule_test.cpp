@@ -13,6 +13,7 @@
 // world whose threads always do the same; the random walks, the other quarter, come on top.
 //
 //   CIUIC_SEEDS=1000000 CIUIC_FIRST_SEED=0 build/test/tests/batching/schedule_test
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -563,7 +564,11 @@ void inbox_world(Dice& dice, const simulated::Plan&) {
   const std::size_t producers = dice.pick(2, 4), rounds = dice.pick(1, 2);
   const std::size_t capacity = dice.pick(1, producers), trigger = dice.below(3);
   const std::size_t first_wake = dice.chance(2) ? std::min(capacity, dice.pick(1, producers)) : 1;
-  Inbox inbox(producers, capacity, trigger == 1);
+  std::vector<std::uint64_t> cost_of(producers);
+  for (std::uint64_t& cost : cost_of) cost = dice.pick(0, 3);
+  std::vector<std::uint64_t> cheapest = cost_of;
+  std::sort(cheapest.begin(), cheapest.end());
+  Inbox inbox(producers, capacity);
   Mutex mutex;
   CondVar bell, taken;
   std::vector<int> took(producers, 0);
@@ -572,7 +577,9 @@ void inbox_world(Dice& dice, const simulated::Plan&) {
   for (std::uint32_t me = 0; me < producers; ++me) {
     start(threads, [&, me] {
       for (int round = 1; round <= static_cast<int>(rounds); ++round) {
-        const auto push = [&] { return inbox.push(me, 2, TimePoint(trigger == 2 ? 1us : 3us)); };
+        const auto push = [&] {
+          return inbox.push(me, cost_of[me], TimePoint(trigger == 2 ? 1us : 3us));
+        };
         Inbox::Pushed pushed = push();
         Lock lock(mutex);
         while (pushed == Inbox::Pushed::full) {
@@ -595,7 +602,7 @@ void inbox_world(Dice& dice, const simulated::Plan&) {
                     ++took[ticket];
                     ++total;
                     ++drained;
-                    inbox.note_cost(2);
+                    inbox.note_cost(cost_of[ticket]);
                   });
       require(drained <= capacity, "more than the capacity");
       require(inbox.drained() == total, "the count of drained tickets is off");
@@ -604,8 +611,10 @@ void inbox_world(Dice& dice, const simulated::Plan&) {
       if (total == producers * rounds) break;
       // Nobody pushes twice before it was taken, so that many more come in any case.
       const std::size_t wake = total == 0 ? first_wake : 1;
+      std::uint64_t wake_cost = 0;  // which so many reach, whoever they are
+      for (std::size_t i = 0; i < wake; ++i) wake_cost += cheapest[i];
       const bool asleep = inbox.arm(trigger == 0 ? wake : Inbox::kNoCount,
-                                    trigger == 1 ? 2 * wake : Inbox::kNoCost, TimePoint(2us));
+                                    trigger == 1 ? wake_cost : Inbox::kNoCost, TimePoint(2us));
       if (asleep) bell.wait(lock);
       inbox.disarm();
     }

@@ -21,7 +21,7 @@ class Whimsical final : public BatchPolicy {
     if (random_() % 2 == 0) return {.dispatch = true, .max_count = 1 + random_() % 8};
     return {.when = view.now + Duration(1 + random_() % 1000), .wake_count = random_() % 8};
   }
-  bool fits(const BatchShape&, TimePoint, TimePoint) noexcept override { return random_() % 8 > 0; }
+  Fit fits(const BatchShape&, TimePoint, TimePoint) noexcept override { return random_() % 8 > 0; }
   TimePoint hopeless_before(TimePoint now) noexcept override {
     return now + Duration(random_() % 200);
   }

@@ -26,8 +26,8 @@ Duration affine(std::size_t n) { return 4ms + n * 100us; }
 BatchShape plain(std::size_t n) { return {n, 10 * n, 10}; }
 
 /// Has run batches of every size up to 64.
-void teach(SloPolicy& policy, std::uint64_t bytes = 0) {
-  policy.bind(resolved({.max_batch_size = 64}));
+void teach(SloPolicy& policy, std::uint64_t bytes = 0, std::size_t groups = 1) {
+  policy.bind(resolved({.max_batch_size = 64, .max_groups = groups}));
   for (std::size_t i = 0; i < 200; ++i) {
     const std::size_t n = 1 + i * 37 % 64;
     policy.on_start(plain(n), kStart);
@@ -75,6 +75,13 @@ TEST_CASE("an SloPolicy that knows nothing yet starts small, waits for nobody, g
   REQUIRE(policy.hopeless_before(kStart) == kStart);
   REQUIRE(policy.expected_finish(waiting(9, 0ms, kStart + 1ms, 9), 10) == kStart);
   REQUIRE_FALSE(policy.forecast(plain(4)).known);
+}
+
+TEST_CASE("a batch that may not grow says why") {
+  SloPolicy policy;
+  teach(policy);
+  REQUIRE(policy.fits(plain(40), kStart, kStart + 6ms).why_not == CloseReason::deadline);
+  REQUIRE(policy.fits({2, 1010, 1000}, kStart, kNever).why_not == CloseReason::policy);
 }
 
 TEST_CASE("a batch grows as long as its first deadline allows") {
@@ -157,6 +164,13 @@ TEST_CASE("company is waited for, until the last safe moment, where it would be 
   REQUIRE(lonely.decide(waiting(1, 0ms, kStart + 6ms, 201)).dispatch);
 }
 
+TEST_CASE("with several groups nobody is waited for") {
+  SloPolicy policy;
+  teach(policy, 0, 2);
+  arrive(policy, 1, 6ms);  // as above
+  REQUIRE(policy.decide(waiting(1, 0ms, kStart + 6ms, 1001)).dispatch);
+}
+
 TEST_CASE("who cannot be in time is given up only when that helps others") {
   SloPolicy policy;
   teach(policy);
@@ -221,6 +235,7 @@ TEST_CASE("near the memory mark batches shrink, and grow back afterwards") {
   run(10);
   REQUIRE(largest(policy) == 1);
   REQUIRE(policy.decide(waiting(40, 0ms, kNever, 40)).max_count == 1);
+  REQUIRE(policy.decide(waiting(40, 0ms, kNever, 40)).reason == CloseReason::memory);
   signals.now = {.memory_used = 50, .memory_free = 50};
   run(10);
   REQUIRE(largest(policy) == 11);
@@ -234,6 +249,7 @@ TEST_CASE("where the model reports bytes, no batch is planned beyond the memory 
   policy.hopeless_before(kStart);
   REQUIRE(largest(policy) >= 8);
   REQUIRE(largest(policy) <= 10);
+  REQUIRE(policy.fits(plain(64), kStart, kStart + 1h).why_not == CloseReason::memory);
 }
 
 TEST_CASE("idle capacity beside a backlog makes batches grow faster") {

@@ -181,10 +181,12 @@ class AdaptedBatcher {
   Result<void> start(Model model, Adapter adapter, BatcherOptions options,
                      std::unique_ptr<BatchPolicy> policy) {
     adapter_ = std::make_shared<const Adapter>(std::move(adapter));
-    if constexpr (requires { adapter_->validate(); }) {
+    if (Result<void> valid = ciuic::validate(options); !valid) return valid;
+    if constexpr (requires { adapter_->validate(options.max_batch_cost); }) {
+      if (Result<void> valid = adapter_->validate(options.max_batch_cost); !valid) return valid;
+    } else if constexpr (requires { adapter_->validate(); }) {
       if (Result<void> valid = adapter_->validate(); !valid) return valid;
     }
-    if (Result<void> valid = ciuic::validate(options); !valid) return valid;
     const std::size_t own = adapter_->groups();
     if (own == 0 || own > 256 || own * options.max_groups > 256) {
       return Error(ErrorCode::invalid_argument,

@@ -43,8 +43,12 @@ class Batch {
  public:
   using Entry = BatchEntry<Request, Response>;
   Batch(CompletionPool<Response>& completions, Entry* entries,
-        std::span<const std::uint32_t> tickets, StatsBoard& stats) noexcept
-      : completions_(completions), entries_(entries), tickets_(tickets), stats_(stats) {}
+        std::span<const std::uint32_t> tickets, StatsBoard& stats, std::uint32_t route = 0) noexcept
+      : completions_(completions),
+        entries_(entries),
+        tickets_(tickets),
+        stats_(stats),
+        route_(route) {}
   Batch(const Batch&) = delete;
   Batch& operator=(const Batch&) = delete;
 
@@ -91,6 +95,12 @@ class Batch {
   /// Tells the policy how many bytes this batch needed.
   void report_memory(std::uint64_t bytes) noexcept { memory_ = bytes; }
   std::uint64_t reported_memory() const noexcept { return memory_; }
+  /// Where the policy sends this batch (BatchPolicy::route); 0 without one.
+  std::uint32_t route() const noexcept { return route_; }
+  /// If this call of the model fails, what it left unresolved shall be shown to it once more as a
+  /// whole, before any other rule: for a model that has another place to run it. Counts once.
+  void run_again() noexcept { run_again_ = true; }
+  bool runs_again() const noexcept { return run_again_; }
 
  private:
   Entry& entry(std::size_t i) const noexcept { return entries_[tickets_[i]]; }
@@ -99,6 +109,8 @@ class Batch {
   std::span<const std::uint32_t> tickets_;  // also the slots of the completions
   StatsBoard& stats_;
   std::uint64_t memory_ = 0;
+  const std::uint32_t route_;
+  bool run_again_ = false;
 };
 
 /// The form that every model is brought to. An error is for all requests it left unresolved.

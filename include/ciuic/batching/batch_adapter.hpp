@@ -37,6 +37,8 @@ namespace ciuic::inline CIUIC_ABI {
 /// `pack` fills `input` with the items in order, whatever it held before; an error fails them all.
 /// `unpack` reads the answer to the i-th of them. An output that has `clear()` is cleared before
 /// the model runs, so that one the model forgets to write is no answer of an earlier batch.
+/// An adapter that has `Result<void> validate(max_batch_cost)`, or `validate()`, is asked before
+/// anything else whether it can work at all.
 template <class A>
 concept BatchAdapter = std::default_initializable<typename A::Input> &&
     std::default_initializable<typename A::Output> &&
@@ -80,6 +82,7 @@ class Rows {
 
  public:
   Rows() noexcept = default;
+  /// `values` should be whole rows: see whole().
   Rows(std::span<const T> values, std::size_t width)
       : values_(values.begin(), values.end()), width_(width) {}
 
@@ -90,6 +93,8 @@ class Rows {
     return values_;
   }
   void clear() noexcept { values_.clear(); }
+  /// False when elements are left over after the last row: an answer is then refused.
+  bool whole() const noexcept { return values_.size() == rows() * width_; }
   std::size_t rows() const noexcept { return width_ == 0 ? 0 : values_.size() / width_; }
   std::size_t width() const noexcept { return width_; }
   std::span<T> values() noexcept { return values_; }

@@ -32,7 +32,8 @@
 //                              has taught (BatchCap), or of this call
 //   what the policy says       DelayPolicy: enough wait and somebody is free, or the delay is over
 //   drain                      drain() was called: nobody else will come
-// so the maxima are never exceeded. A request that fits the maxima but not this call's room stays
+// and starts when the policy has a place for it (BatchPolicy::may_start); by default, at once. So
+// the maxima are never exceeded. A request that fits the maxima but not this call's room stays
 // first in line: later, smaller ones do not overtake it. Of every group the same is asked in turn,
 // beginning with the group of the request to be served next.
 //
@@ -79,6 +80,7 @@ struct BatchAction {
   CloseReason reason = CloseReason::full;  ///< dispatch only
   BatchShape shape{};                      ///< dispatch only: of `slots`
   std::uint64_t reserved = 0;              ///< dispatch only: memory, to be given to finish()
+  std::uint32_t route = 0;                 ///< dispatch only: what BatchPolicy::route() said
   TimePoint when = kNever;                 ///< wait_until only
   /// wait_until and idle: look again when so many wait, or so much cost.
   std::size_t wake_count = 1;
@@ -329,6 +331,7 @@ class BatchCore {
     std::uint64_t max_cost = 0;  // for every request
     std::uint64_t cap_cost = 0;  // for all but the first
     CloseReason cost_reason = CloseReason::cost;
+    bool held = false;  // closed, and has no place to run
   };
 
   void advance(TimePoint now) noexcept { now_ = std::max(now_, now); }
@@ -435,6 +438,14 @@ class BatchCore {
         decision = {.dispatch = true, .reason = CloseReason::drain};
       }
     }
+    if (decision.dispatch && policy_ != nullptr) {
+      const BatchDecision start =
+          policy_->may_start(view(group, closure.max_count, closure.cap_cost));
+      if (!start.dispatch) {
+        decision = start;
+        closure.held = true;
+      }
+    }
     return closure;
   }
 
@@ -442,24 +453,30 @@ class BatchCore {
   void wait_for(std::size_t group, const Closure& closure, BatchAction& rest) const noexcept {
     const Group& g = groups_[group];
     std::size_t more = 1;
-    if (g.waiting > 0) {
+    if (closure.held) {
+      more = std::max(closure.decision.wake_count, g.waiting + 1) - g.waiting;
+    } else if (g.waiting > 0) {
       more = std::max(std::min(closure.decision.wake_count, closure.max_count), g.waiting + 1) -
              g.waiting;
       rest.wake_cost = std::min(rest.wake_cost, waiting_cost_ + (closure.cap_cost - g.cost));
     }
     const std::size_t full = std::max(limits_.queue_capacity, waiting_ + 1);  // closes any batch
+    more = std::min(more, kNoWake - waiting_);
     rest.wake_count = std::min({rest.wake_count, waiting_ + more, full});
     rest.when = std::min(rest.when, closure.decision.when);
     if (rest.when != kNever) rest.kind = BatchAction::wait_until;
   }
 
+  /// What a policy says, if it is a reason at all.
+  static CloseReason known(CloseReason reason) noexcept {
+    return static_cast<std::size_t>(reason) < kCloseReasons ? reason : CloseReason::policy;
+  }
   BatchAction take(std::size_t group, const Closure& closure) noexcept {
     const BatchDecision& decision = closure.decision;
     const std::size_t max_count =
         std::min({closure.max_count, std::max<std::size_t>(decision.max_count, 1), batch_.size()});
     const std::uint64_t free_memory = memory_free();
-    CloseReason reason = decision.reason;
-    if (static_cast<std::size_t>(reason) >= kCloseReasons) reason = CloseReason::policy;
+    CloseReason reason = known(decision.reason);
     BatchShape shape;
     std::uint64_t reserve = 0;
     TimePoint first_deadline = kNever;
@@ -477,8 +494,9 @@ class BatchCore {
       const TimePoint deadline = std::min(first_deadline, node.deadline);
       std::uint64_t reserve_grown = 0;
       if (policy_ != nullptr) {
-        if (shape.count > 0 && !policy_->fits(grown, now_, deadline)) {
-          reason = deadline == kNever ? CloseReason::policy : CloseReason::deadline;
+        const Fit fit = shape.count == 0 ? Fit(true) : policy_->fits(grown, now_, deadline);
+        if (!fit) {
+          reason = known(fit.why_not);
           break;
         }
         reserve_grown = memory_of(grown);
@@ -494,15 +512,20 @@ class BatchCore {
       queue_.charge(slot, node.cost);
       leave_queue(slot, SlotState::running);
     }
+    std::uint32_t route = 0;
     if (shape.count > 0) {
       ++running_batches_;
       reserved_ += reserve;
-      if (policy_ != nullptr) policy_->on_start(shape, now_);
+      if (policy_ != nullptr) {
+        route = policy_->route(shape, now_);
+        policy_->on_start(shape, now_);
+      }
     }
     return {.kind = BatchAction::dispatch,
             .reason = reason,
             .shape = shape,
             .reserved = reserve,
+            .route = route,
             .slots = {batch_.data(), shape.count}};
   }
 

@@ -30,7 +30,7 @@ enum class CloseReason : std::uint8_t {
   room,      ///< the caller could take no more (BatchRoom)
   idle,      ///< somebody is free and `min_batch_size` requests wait
   deadline,  ///< waiting longer, or adding one more, would have made a request late
-  policy,    ///< the policy saw no gain in waiting
+  policy,    ///< the policy saw no gain in waiting, or in adding one more
   drain,     ///< drain() was called: nobody else will come
   delay,     ///< the oldest request has waited `max_queue_delay`
 };
@@ -86,8 +86,20 @@ struct BatchReport {
   TimePoint started{};
   Duration execution{0};          ///< from the start to the last answer
   std::uint64_t memory_used = 0;  ///< bytes, as the model reported; 0 = it did not
+  std::uint32_t route = 0;        ///< what BatchPolicy::route() said of it
   bool failed = false;            ///< the model threw or returned an error
   bool out_of_memory = false;     ///< and was split
+};
+
+/// May a batch grow? Yes, or no and why: which is then the reason it is closed for.
+struct Fit {
+  /// Implicit: most policies have one reason only, their own.
+  constexpr Fit(bool fits) noexcept : yes(fits) {}
+  constexpr Fit(CloseReason otherwise) noexcept : yes(false), why_not(otherwise) {}
+  constexpr explicit operator bool() const noexcept { return yes; }
+
+  bool yes;
+  CloseReason why_not = CloseReason::policy;  ///< when not `yes`
 };
 
 /// What a policy expects of a batch.
@@ -123,8 +135,8 @@ class BatchPolicy {
   virtual BatchDecision decide(const QueueView& view) noexcept = 0;
   /// May the batch grow to `shape`, whose members' first deadline is `first_deadline`? Not asked
   /// for the first request of a batch. Yes, unless told otherwise.
-  virtual bool fits(const BatchShape& /*shape*/, TimePoint /*now*/,
-                    TimePoint /*first_deadline*/) noexcept {
+  virtual Fit fits(const BatchShape& /*shape*/, TimePoint /*now*/,
+                   TimePoint /*first_deadline*/) noexcept {
     return true;
   }
   /// Waiting requests whose deadline is at this or before are expired now, for nothing can be in
@@ -136,6 +148,13 @@ class BatchPolicy {
     return view.now;
   }
   virtual BatchForecast forecast(const BatchShape& /*shape*/) noexcept { return {}; }
+  /// For policies that know where batches run: may a batch of what `view` holds start? Asked of
+  /// every batch that closes, whatever the reason. If not, what is asked for stays closed, and is
+  /// asked again when a batch ends, after `when` and `wake_count` of the answer, and as it pleases.
+  virtual BatchDecision may_start(const QueueView& /*view*/) noexcept { return {.dispatch = true}; }
+  /// A batch of this shape starts now: where? The answer is `Batch::route()` and
+  /// `BatchReport::route`. Called before on_start().
+  virtual std::uint32_t route(const BatchShape& /*shape*/, TimePoint /*now*/) noexcept { return 0; }
   virtual void on_start(const BatchShape& /*shape*/, TimePoint /*now*/) noexcept {}
   virtual void on_finish(const BatchReport& /*report*/) noexcept {}
 };

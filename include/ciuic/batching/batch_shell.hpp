@@ -191,10 +191,7 @@ class BatchShell {
   /// `tickets`: as many as may be outstanding, below 2^24. `policy` may be null.
   BatchShell(const BatchLimits& limits, std::size_t tickets, BatchPolicy* policy,
              const HostContext& host, std::size_t activities)
-      : host_(host),
-        core_(limits, policy),
-        inbox_(tickets, core_.limits().queue_capacity,
-               core_.limits().max_batch_cost < kUnlimitedCost) {
+      : host_(host), core_(limits, policy), inbox_(tickets, core_.limits().queue_capacity) {
     for (std::size_t i = 0; i < activities; ++i) idle_ = make_activity(idle_);
   }
   virtual ~BatchShell() = default;

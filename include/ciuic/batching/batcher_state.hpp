@@ -92,7 +92,7 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
       return future;
     }
     const bool stopped = is_full(why) && options.stop_token.stop_requested();
-    Future<Response> refused = stopped ? refuse_stopped() : refuse(why);
+    Future<Response> refused = stopped ? refuse_stopped() : refuse(why, terms);
     // Last: the callback of a victim may have destroyed the batcher, and the slot kept this alive.
     if (ticket) vacate(*ticket, future);
     return refused;
@@ -273,11 +273,11 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     stats_.add(StatsBoard::rejected_cancelled);
     return Future<Response>::failed(Error(ErrorCode::cancelled));
   }
-  Future<Response> refuse(Refusal why) noexcept {
+  Future<Response> refuse(Refusal why, const RequestTerms& terms) noexcept {
     stats_.add(StatsBoard::rejected + static_cast<std::size_t>(why));
-    return Future<Response>::failed(refusal_error(why));
+    return Future<Response>::failed(refusal_error(why, terms));
   }
-  Error refusal_error(Refusal why) const noexcept {
+  Error refusal_error(Refusal why, const RequestTerms& terms) const noexcept {
     const BatchLimits& limits = core_.limits();
     const auto retry = [&](ErrorCode code, std::string what) {
       const auto wait = std::chrono::ceil<std::chrono::milliseconds>(retry_after());
@@ -298,11 +298,13 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
                                                 ", of it wait, or max_tenants, " +
                                                 std::to_string(limits.max_tenants) + ", others");
       case Refusal::oversize:
-        return Error(ErrorCode::oversize, {"cost: wanted at most max_batch_cost, ",
-                                           std::to_string(limits.max_batch_cost)});
+        return Error(ErrorCode::oversize,
+                     {"cost: wanted at most max_batch_cost, ",
+                      std::to_string(limits.max_batch_cost), ", got ", std::to_string(terms.cost)});
       case Refusal::unknown_group:
         return Error(ErrorCode::invalid_argument,
-                     {"group: wanted below max_groups, ", std::to_string(limits.max_groups)});
+                     {"group: wanted below max_groups, ", std::to_string(limits.max_groups),
+                      ", got ", std::to_string(terms.group)});
       case Refusal::expired:
         return Error(ErrorCode::expired, "deadline: already past at submission");
       case Refusal::infeasible:
@@ -433,16 +435,19 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     stats_.add(StatsBoard::forecast_actual_ns, report.execution);
   }
   BatchReport run(Activity& activity) noexcept {
-    BatchReport report{.shape = activity.action.shape, .started = clock().now()};
+    BatchReport report{
+        .shape = activity.action.shape, .started = clock().now(), .route = activity.action.route};
     run(activity.tickets, report);
     report.execution = std::max(clock().now() - report.started, Duration{0});
     return report;
   }
-  /// Runs what is still wanted; after a failure, in halves if that may help: `extra` runs.
-  void run(std::span<Ticket> tickets, BatchReport& report, bool extra = false) noexcept {
+  /// Runs what is still wanted; after a failure, again if the model asks for it and
+  /// `may_run_again`, or in halves if that may help: `extra` runs.
+  void run(std::span<Ticket> tickets, BatchReport& report, bool extra = false,
+           bool may_run_again = true) noexcept {
     tickets = front(tickets, [this](Ticket ticket) { return !Pool::is_claimed(ticket); });
     if (tickets.empty()) return;
-    Batch<Request, Response> batch(*this, entries_.get(), tickets, stats_);
+    Batch<Request, Response> batch(*this, entries_.get(), tickets, stats_, report.route);
     const TimePoint begin = clock().now();
     Result<void> outcome;
     Result<void> guarded =
@@ -468,11 +473,15 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     const std::span<Ticket> all = tickets;
     tickets = front(tickets, [this](Ticket ticket) { return !entries_[ticket].answered; });
     if (tickets.empty()) return;
+    if (!outcome && batch.runs_again() && may_run_again) {
+      for (const Ticket ticket : all.subspan(tickets.size())) show(ticket);
+      return run(tickets, report, true, false);
+    }
     if (!outcome && tickets.size() > 1 && (out_of_memory || on_failure_ == OnFailure::bisect)) {
       for (const Ticket ticket : all.subspan(tickets.size())) show(ticket);
       const std::size_t half = (tickets.size() + 1) / 2;
-      run(tickets.first(half), report, true);
-      return run(tickets.subspan(half), report, true);
+      run(tickets.first(half), report, true, may_run_again);
+      return run(tickets.subspan(half), report, true, may_run_again);
     }
     const Error& error = outcome ? unresolved_ : outcome.error();
     for (const Ticket ticket : tickets) {

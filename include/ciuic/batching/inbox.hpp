@@ -14,7 +14,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include "ciuic/base/prefetch.hpp"
@@ -32,9 +31,9 @@ class Inbox {
     full,     ///< refused: `capacity` requests wait
     closed,   ///< refused
   };
-  /// `tickets` below 2^24: what is pushed. `counts_cost`: whether the bell ever asks for it.
-  Inbox(std::size_t tickets, std::size_t capacity, bool counts_cost)
-      : next_(tickets), capacity_(static_cast<std::int32_t>(capacity)), counts_cost_(counts_cost) {}
+  /// `tickets` below 2^24: what is pushed.
+  Inbox(std::size_t tickets, std::size_t capacity)
+      : next_(tickets), capacity_(static_cast<std::int32_t>(capacity)) {}
 
   /// A push will follow soon.
   void expect_push() const noexcept { prefetch_to_write(&head_); }
@@ -49,9 +48,8 @@ class Inbox {
       if (waiting >= capacity_) return Pushed::full;
       next_[ticket] = static_cast<std::uint32_t>(head) & kTicket;
     } while (!head_.compare_exchange_weak(head, ((head & ~kTicketMask) + kOne) | ticket));
-    if (counts_cost_) pushed_cost_.fetch_add(cost);
-    return is_due(count_of(head) + 1, deadline) && armed_.exchange(false) ? Pushed::due
-                                                                          : Pushed::quietly;
+    if (cost != 1) pushed_extra_.fetch_add(cost - 1);
+    return is_due(deadline) && armed_.exchange(false) ? Pushed::due : Pushed::quietly;
   }
   /// Pushes so far, modulo 2^32.
   std::uint32_t pushed() const noexcept { return count_of(head_.load()); }
@@ -97,10 +95,11 @@ class Inbox {
   /// Owner, with an empty inbox: who goes to sleep wants to be woken by the push that makes `count`
   /// more, `cost` more, or has a deadline before `time`. False: look again, something came.
   bool arm(std::size_t count, std::uint64_t cost, TimePoint time) noexcept {
-    bell_count_.store(static_cast<std::uint32_t>(drained() + std::min(count, kNoCount)),
+    bell_from_.store(static_cast<std::uint32_t>(drained()), std::memory_order_relaxed);
+    bell_extra_.store(drained_extra_, std::memory_order_relaxed);
+    bell_count_.store(static_cast<std::uint32_t>(std::min(count, kNoCount)),
                       std::memory_order_relaxed);
-    bell_cost_.store(drained_cost_ > kNoCost - cost ? kNoCost : drained_cost_ + cost,
-                     std::memory_order_relaxed);
+    bell_cost_.store(std::min(cost, kNoCost), std::memory_order_relaxed);
     bell_time_.store(time.time_since_epoch().count(), std::memory_order_relaxed);
     armed_.store(true);
     return empty();
@@ -110,10 +109,10 @@ class Inbox {
     if (armed_.load(std::memory_order_relaxed)) armed_.store(false, std::memory_order_relaxed);
   }
   /// Owner: `cost` of a drained ticket.
-  void note_cost(std::uint64_t cost) noexcept { drained_cost_ += cost; }
+  void note_cost(std::uint64_t cost) noexcept { drained_extra_ += cost - 1; }
 
-  static constexpr std::size_t kNoCount = std::size_t{1} << 30;  // more than can be pushed
-  static constexpr std::uint64_t kNoCost = std::numeric_limits<std::uint64_t>::max();
+  static constexpr std::size_t kNoCount = std::size_t{1} << 30;     // more than can be pushed
+  static constexpr std::uint64_t kNoCost = std::uint64_t{1} << 62;  // likewise
 
  private:
   static constexpr std::uint32_t kTicket = 0xFFFFFF;  // all ones: none
@@ -123,21 +122,27 @@ class Inbox {
   static std::uint32_t count_of(std::uint64_t head) noexcept {
     return static_cast<std::uint32_t>(head >> 32);
   }
-  bool is_due(std::uint32_t count, TimePoint deadline) const noexcept {
+  /// Of several pushes the one whose last write is the last of all sees what all have written.
+  bool is_due(TimePoint deadline) const noexcept {
     if (!armed_.load()) return false;
-    return static_cast<std::int32_t>(count - bell_count_.load(std::memory_order_relaxed)) >= 0 ||
+    const std::uint32_t count = pushed() - bell_from_.load(std::memory_order_relaxed);
+    const std::uint64_t extra = pushed_extra_.load() - bell_extra_.load(std::memory_order_relaxed);
+    const auto cost = static_cast<std::int64_t>(count + extra);
+    return count >= bell_count_.load(std::memory_order_relaxed) ||
            deadline.time_since_epoch().count() < bell_time_.load(std::memory_order_relaxed) ||
-           (counts_cost_ && pushed_cost_.load() >= bell_cost_.load(std::memory_order_relaxed));
+           cost >= static_cast<std::int64_t>(bell_cost_.load(std::memory_order_relaxed));
   }
 
   std::vector<std::uint32_t> next_;  // below a ticket in the stack
   const std::int32_t capacity_;
-  const bool counts_cost_;
   Atomic<std::uint64_t> drained_{0};                     // written by the owner
-  std::uint64_t drained_cost_ = 0;                       // the owner's
+  std::uint64_t drained_extra_ = 0;                      // the owner's
   alignas(64) Atomic<std::uint64_t> head_{kTicketMask};  // count, closed, newest ticket
-  Atomic<std::uint64_t> pushed_cost_{0};
+  // Cost above 1 a push, modulo 2^64, so that pushes of cost 1 need not write it.
+  Atomic<std::uint64_t> pushed_extra_{0};
   alignas(64) Atomic<std::uint32_t> left_{0};  // drained and not waiting any more
+  Atomic<std::uint32_t> bell_from_{0};         // pushes drained when it was armed,
+  Atomic<std::uint64_t> bell_extra_{0};        // and their extra cost
   Atomic<std::uint32_t> bell_count_{0};
   Atomic<std::uint64_t> bell_cost_{kNoCost};
   Atomic<Duration::rep> bell_time_{0};

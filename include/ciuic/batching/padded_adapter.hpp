@@ -68,6 +68,14 @@ class RectangleAdapter : public SequenceAdapter<T, Out> {
     }
     return this->validate_sequences();
   }
+  /// The cheapest request costs `least`, which is what `name` says: there must be room for it.
+  static Result<void> validate_least(const char* name, std::uint64_t least,
+                                     std::uint64_t max_batch_cost) {
+    if (least <= max_batch_cost) return {};
+    return Error(ErrorCode::invalid_argument,
+                 {"max_batch_cost: wanted at least ", name, ", ", std::to_string(least), ", got ",
+                  std::to_string(max_batch_cost)});
+  }
   /// `input` becomes `items` in rows of `length` positions.
   Result<void> fill(std::span<const Item* const> items, std::size_t length, Input& input) const {
     const std::size_t width = options_.width, multiple = padding_.batch_multiple;
@@ -127,7 +135,7 @@ class PaddedAdapter : public RectangleAdapter<T, Out, Mask> {
       : Base(options, padding) {}
 
   /// Errors: `invalid_argument`, naming the field.
-  Result<void> validate() const {
+  Result<void> validate(std::uint64_t max_batch_cost = kUnlimitedCost) const {
     if (Result<void> valid = this->validate_padding(); !valid) return valid;
     if (options_.max_length % padding_.length_multiple != 0) {
       return Error(ErrorCode::invalid_argument,
@@ -135,7 +143,7 @@ class PaddedAdapter : public RectangleAdapter<T, Out, Mask> {
                     std::to_string(padding_.length_multiple), ", got ",
                     std::to_string(options_.max_length)});
     }
-    return {};
+    return Base::validate_least("length_multiple", padding_.length_multiple, max_batch_cost);
   }
   std::uint64_t cost(const Item& item) const noexcept { return padded(this->length(item)); }
   std::size_t groups() const noexcept { return 1; }
@@ -186,7 +194,7 @@ class BucketedAdapter : public RectangleAdapter<T, Out, Mask> {
   }
 
   /// Errors: `invalid_argument`, naming the field.
-  Result<void> validate() const {
+  Result<void> validate(std::uint64_t max_batch_cost = kUnlimitedCost) const {
     if (Result<void> valid = this->validate_padding(); !valid) return valid;
     if (lengths_.empty() || lengths_.size() > 256) {
       return Error(ErrorCode::invalid_argument,
@@ -201,7 +209,7 @@ class BucketedAdapter : public RectangleAdapter<T, Out, Mask> {
              ", got ", std::to_string(lengths_[i])});
       }
     }
-    return {};
+    return Base::validate_least("lengths[0]", lengths_[0], max_batch_cost);
   }
   std::uint64_t cost(const Item& item) const noexcept { return lengths_[compatible(item)]; }
   std::size_t groups() const noexcept { return lengths_.size(); }

@@ -22,9 +22,10 @@ class PaddedCostPolicy final : public BatchPolicy {
     max_cost_ = limits.max_batch_cost;
     policy_->bind(limits);
   }
-  bool fits(const BatchShape& shape, TimePoint now, TimePoint first_deadline) noexcept override {
+  Fit fits(const BatchShape& shape, TimePoint now, TimePoint first_deadline) noexcept override {
     const auto padded = checked_mul<std::uint64_t>(shape.count, shape.max_cost);
-    return padded && *padded <= max_cost_ && policy_->fits(shape, now, first_deadline);
+    if (!padded || *padded > max_cost_) return CloseReason::cost;
+    return policy_->fits(shape, now, first_deadline);
   }
   BatchDecision decide(const QueueView& view) noexcept override { return policy_->decide(view); }
   TimePoint hopeless_before(TimePoint now) noexcept override {
@@ -35,6 +36,12 @@ class PaddedCostPolicy final : public BatchPolicy {
   }
   BatchForecast forecast(const BatchShape& shape) noexcept override {
     return policy_->forecast(shape);
+  }
+  BatchDecision may_start(const QueueView& view) noexcept override {
+    return policy_->may_start(view);
+  }
+  std::uint32_t route(const BatchShape& shape, TimePoint now) noexcept override {
+    return policy_->route(shape, now);
   }
   void on_start(const BatchShape& shape, TimePoint now) noexcept override {
     policy_->on_start(shape, now);

@@ -17,6 +17,7 @@
 
 #include "ciuic/base/checked.hpp"
 #include "ciuic/batching/batch_adapter.hpp"
+#include "ciuic/batching/batch_limits.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 
@@ -111,6 +112,11 @@ class SequenceAdapter {
   /// Errors: `contract_violation`.
   Result<Answer> read(const Output& output, std::size_t wanted, std::size_t first,
                       std::size_t count) const {
+    if (!output.whole()) {
+      return Error(ErrorCode::contract_violation,
+                   {"model output: wanted whole rows of width ", std::to_string(output.width()),
+                    ", got ", std::to_string(output.values().size()), " elements"});
+    }
     if (output.rows() != wanted) {
       return Error(ErrorCode::contract_violation,
                    {"model output: wanted ", std::to_string(wanted), " rows, one for each ",

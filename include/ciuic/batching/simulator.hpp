@@ -99,10 +99,13 @@ inline Duration quantile_of(const std::vector<Duration>& sorted, double q) noexc
   return sorted[std::min(at, sorted.size() - 1)];
 }
 
-/// How long a batch takes.
+/// How long a batch takes, also by where the policy sends it.
 template <class F>
 concept ServiceLaw = requires(F f, const BatchShape& shape) {
   { f(shape) } -> std::convertible_to<Duration>;
+}
+|| requires(F f, const BatchShape& shape, std::uint32_t route) {
+  { f(shape, route) } -> std::convertible_to<Duration>;
 };
 
 /// One run of a trace: see the top of this file. Thread-safety: thread-compatible.
@@ -183,16 +186,24 @@ class Simulator {
   void start(const BatchAction& action, TimePoint now) {
     Worker& worker = *std::find_if(workers_.begin(), workers_.end(),
                                    [](const Worker& w) { return w.end == kNever; });
-    const Duration execution = std::max(Duration{law_(action.shape)}, Duration{0});
+    const Duration execution = std::max(time_of(action), Duration{0});
     worker.end = std::min(add_saturating(now, execution), kNever - Duration{1});
     worker.slots.assign(action.slots.begin(), action.slots.end());
-    worker.report = {.shape = action.shape, .started = now, .execution = execution};
+    worker.report = {
+        .shape = action.shape, .started = now, .execution = execution, .route = action.route};
     worker.reserved = action.reserved;
     first_end_ = std::min(first_end_, worker.end);
     --idle_;
     ++result_.batch_count;
     result_.busy += execution;
     if (record_) result_.batches.push_back({now, execution, action.shape, action.reason});
+  }
+  Duration time_of(const BatchAction& action) {
+    if constexpr (std::invocable<Law&, const BatchShape&, std::uint32_t>) {
+      return law_(action.shape, action.route);
+    } else {
+      return law_(action.shape);
+    }
   }
   void end_batches(TimePoint now) {
     first_end_ = kNever;

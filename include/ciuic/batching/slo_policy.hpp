@@ -19,6 +19,10 @@
 // Signals from outside: near the memory mark batches are halved; when a device idles beside a
 // backlog, they grow.
 //
+// With several groups (`max_groups` above 1, bucketed adapters) nobody is waited for: who comes is
+// counted for each group apart, while deadlines and workers are shared, so the loss by waiting
+// cannot be weighed. A group that waited would mostly wait for a worker that another one takes.
+//
 // The idea of giving up early to keep batches large is that of Nexus (Shen et al., SOSP 2019), that
 // of waiting until the last safe moment of Symphony (Chen et al., arXiv 2308.07470).
 #pragma once
@@ -64,7 +68,10 @@ class SloPolicy final : public BatchPolicy {
   BatchDecision decide(const QueueView& view) noexcept override {
     look(view);
     const std::size_t most = std::min(view.max_count, cap_);
-    const BatchDecision go{.dispatch = true, .reason = CloseReason::policy, .max_count = most};
+    const bool capped = cap_ < std::min(view.max_count, view.waiting);
+    const BatchDecision go{.dispatch = true,
+                           .reason = capped ? CloseReason::memory : CloseReason::policy,
+                           .max_count = most};
     if (view.draining || !model_.known() || view.first_deadline == kNever) return go;
     if (view.waiting > 1 && head_is_in_the_way(view.now)) {
       give_up_ = true;  // hopeless_before() does it
@@ -88,15 +95,15 @@ class SloPolicy final : public BatchPolicy {
             .wake_count = std::min(most, size_limit())};
   }
 
-  bool fits(const BatchShape& shape, TimePoint now, TimePoint first_deadline) noexcept override {
-    if (shape.count > cap_ || !memory_bears(shape)) return false;
+  Fit fits(const BatchShape& shape, TimePoint now, TimePoint first_deadline) noexcept override {
+    if (shape.count > cap_ || !memory_bears(shape)) return CloseReason::memory;
     // The first batches are small, so that a bad size costs little, and of several sizes, to learn.
     if (!model_.known()) return started_ >= 6 || shape.count <= std::size_t{4} << 2 * started_;
     const double mean = model_.mean(shape);
     if (first_deadline != kNever) {
       const double slack = ticks(first_deadline - now);
       const double ratio = crowded_ ? fair_ratio(static_cast<double>(shape.count)) : margin();
-      if (mean * ratio > slack && model_.mean(kLeast) <= slack) return false;
+      if (mean * ratio > slack && model_.mean(kLeast) <= slack) return CloseReason::deadline;
     }
     if (shape.count > size_limit() && is_slow(shape, mean)) return false;
     return !better_apart(shape, mean);
