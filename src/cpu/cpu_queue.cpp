@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
+#include "base/try.hpp"
 #include "ciuic/base/checked.hpp"
 #include "cpu/views.hpp"
 
@@ -39,6 +41,43 @@ Gemm gemm_of(const Kernels& kernels, DType dtype) noexcept {
       return kernels.gemm_f32;
   }
 }
+
+/// Where the inputs of a matmul go that are not used as they are: one block of all rows, the rows'
+/// scales, and i4's sums of groups, each a multiple of a cache line. Rows of integers are a line
+/// longer than they need to be, so that rows of a power of two do not share the same sets of the
+/// cache.
+struct PreparedLayout {
+  bool quantized = false;
+  std::size_t group = 0, groups = 0;  // i4
+  std::size_t row_bytes = 0, scales_at = 0, sums_at = 0;
+  std::size_t bytes = 0;  // of everything; 0: inputs are used as they are
+
+  /// Empty: more than can be addressed.
+  static std::optional<PreparedLayout> of(const MatrixFormat& format, std::size_t rows,
+                                          std::size_t columns, bool norm) noexcept {
+    PreparedLayout layout;
+    layout.quantized = format.dtype == DType::i8 || format.dtype == DType::i4;
+    if (!layout.quantized && !norm) return layout;
+    constexpr std::size_t kLine = Buffer::kAlignment;
+    const auto aligned = [](std::size_t bytes) { return ceil_div(bytes, kLine) * kLine; };
+    if (format.dtype == DType::i4) {
+      layout.group = static_cast<std::size_t>(format.group);
+      layout.groups = ceil_div(columns, layout.group);
+    }
+    layout.row_bytes = layout.quantized
+                           ? aligned(std::max(columns, layout.group * layout.groups)) + kLine
+                           : columns * sizeof(float);
+    const std::size_t each =  // and what scales and sums take of a row
+        layout.row_bytes + sizeof(float) + layout.groups * sizeof(std::int32_t);
+    const auto all = checked_mul(rows, each);
+    if (!all || *all > std::numeric_limits<std::size_t>::max() - 3 * kLine) return std::nullopt;
+    layout.scales_at = aligned(rows * layout.row_bytes);
+    layout.sums_at =
+        layout.scales_at + (layout.quantized ? aligned(rows * sizeof(float)) : std::size_t{0});
+    layout.bytes = layout.sums_at + aligned(rows * layout.groups * sizeof(std::int32_t));
+    return layout;
+  }
+};
 
 std::size_t grain_for(double nanoseconds_per_item) noexcept {
   const double items = kChunkNanoseconds / nanoseconds_per_item;
@@ -130,39 +169,34 @@ void CpuQueue::rms_norm(ConstTensorView x, ConstTensorView weight, float epsilon
             });
 }
 
+Result<void> CpuQueue::reserve_prepared(std::size_t bytes) noexcept {
+  if (prepared_.size() >= bytes) return {};
+  prepared_ = Buffer();  // before the new one: both together might not fit
+  CIUIC_ASSIGN_OR_RETURN(prepared_, Buffer::allocate(*host_.memory, bytes));
+  return {};
+}
+
+Result<void> CpuQueue::reserve_matmul(const PackedMatrix& weight, std::int64_t tokens,
+                                      bool norm) noexcept {
+  if (tokens < 0) return Error(ErrorCode::invalid_argument, "reserve_matmul: tokens: below 0");
+  const auto layout =
+      PreparedLayout::of(weight.format(), unsigned_of(tokens), unsigned_of(weight.cols()), norm);
+  if (!layout) return Error(ErrorCode::out_of_memory, "reserve_matmul: too large to address");
+  return reserve_prepared(layout->bytes);
+}
+
 bool CpuQueue::prepare_rows(GemmTask& task, const float* x, std::size_t rows,
                             const CpuPackedMatrix& weight, const MatmulOptions& options) noexcept {
   const float* norm = options.norm.data == nullptr ? nullptr : floats(options.norm);
-  const DType dtype = weight.format().dtype;
   const std::size_t k = task.k;
-  const bool quantized = dtype == DType::i8 || dtype == DType::i4;
-  if (!quantized && norm == nullptr) {
+  const auto layout = PreparedLayout::of(weight.format(), rows, k, norm != nullptr);
+  if (!layout) return fail(ErrorCode::out_of_memory, {"too large"});
+  if (layout->bytes == 0) {
     task.x = x;
     return true;
   }
-
-  // One block holds all parts, each a multiple of a cache line. Rows of integers are a line longer
-  // than they need to be, so that rows of a power of two do not share the same sets of the cache.
-  constexpr std::size_t kLine = Buffer::kAlignment;
-  const auto aligned = [](std::size_t bytes) { return ceil_div(bytes, kLine) * kLine; };
-  QuantizedRows& q = task.q;
-  if (dtype == DType::i4) {
-    q.group = static_cast<std::size_t>(weight.format().group);
-    q.groups = ceil_div(k, q.group);
-  }
-  q.stride = aligned(std::max(k, q.group * q.groups)) + kLine;
-  const std::size_t row_bytes = quantized ? q.stride : k * sizeof(float);
-  const auto block = checked_mul(rows, row_bytes);
-  const std::size_t scales = quantized ? aligned(rows * sizeof(float)) : 0;
-  const std::size_t sums = aligned(rows * q.groups * sizeof(std::int32_t));
-  if (!block || *block + scales + sums < *block)
-    return fail(ErrorCode::out_of_memory, {"too large"});
-  const std::size_t bytes = aligned(*block) + scales + sums;
-  if (prepared_.size() < bytes) {
-    prepared_ = Buffer();  // before the new one: both together might not fit
-    Result<Buffer> larger = Buffer::allocate(*host_.memory, bytes);
-    if (!larger) return fail(ErrorCode::out_of_memory, {"no memory for the prepared input"});
-    prepared_ = *std::move(larger);
+  if (!reserve_prepared(layout->bytes)) {
+    return fail(ErrorCode::out_of_memory, {"no memory for the prepared input"});
   }
   std::byte* const base = prepared_.data();
 
@@ -171,7 +205,7 @@ bool CpuQueue::prepare_rows(GemmTask& task, const float* x, std::size_t rows,
     team_.run(rows, grain_for(each), static_cast<double>(rows) * each,
               [&](std::size_t begin, std::size_t end, float*) { work(begin, end - begin); });
   };
-  if (!quantized) {
+  if (!layout->quantized) {
     float* const out = reinterpret_cast<float*>(base);
     share([&](std::size_t first, std::size_t count) {
       kernels_.rms_norm({x + first * k, norm, out + first * k, count, k, options.norm_epsilon});
@@ -179,15 +213,20 @@ bool CpuQueue::prepare_rows(GemmTask& task, const float* x, std::size_t rows,
     task.x = out;
     return true;
   }
+  QuantizedRows& q = task.q;
+  q.stride = layout->row_bytes;
+  q.group = layout->group;
+  q.groups = layout->groups;
   q.integers = reinterpret_cast<std::uint8_t*>(base);
-  q.scales = reinterpret_cast<float*>(base + aligned(*block));
-  if (dtype == DType::i4) {
-    q.group_sums = reinterpret_cast<std::int32_t*>(base + aligned(*block) + scales);
+  q.scales = reinterpret_cast<float*>(base + layout->scales_at);
+  const bool i4 = weight.format().dtype == DType::i4;
+  if (i4) {
+    q.group_sums = reinterpret_cast<std::int32_t*>(base + layout->sums_at);
   } else {
     task.column_scales = weight.scales();
     task.column_sums = weight.sums();
   }
-  const auto quantize = dtype == DType::i4 ? kernels_.quantize_rows_i4 : kernels_.quantize_rows_i8;
+  const auto quantize = i4 ? kernels_.quantize_rows_i4 : kernels_.quantize_rows_i8;
   share([&](std::size_t first, std::size_t count) {
     QuantizedRows part = q;
     part.integers += first * q.stride;

@@ -47,6 +47,11 @@ class CpuQueue final : public Queue {
   Result<std::unique_ptr<Event>> record() noexcept override;
   void wait(Event& event) noexcept override { event.wait(); }
   Result<void> synchronize() noexcept override;
+  Result<void> reserve_matmul(const PackedMatrix& weight, std::int64_t tokens,
+                              bool norm) noexcept override;
+  std::size_t bytes() const noexcept override {
+    return partials_.size() + prepared_.size() + team_.size() * kScratchFloats * sizeof(float);
+  }
 
   void embed(const PackedMatrix& table, ConstTensorView ids, TensorView out) noexcept override;
   void rms_norm(ConstTensorView x, ConstTensorView weight, float epsilon,
@@ -80,6 +85,8 @@ class CpuQueue final : public Queue {
   /// False when an earlier operation failed; else errors are reported under `name` from here on.
   bool begin(std::string_view name) noexcept;
 
+  /// Makes `prepared_` at least so large.
+  Result<void> reserve_prepared(std::size_t bytes) noexcept;
   /// Inputs of a matmul on their way to the kernel: `x` itself, normalised, or as integers.
   bool prepare_rows(GemmTask& task, const float* x, std::size_t rows, const CpuPackedMatrix& weight,
                     const MatmulOptions& options) noexcept;
@@ -88,7 +95,7 @@ class CpuQueue final : public Queue {
   Team team_;
   Buffer partials_;  // of attention whose segments several threads share; none for one thread
   const HostContext host_;
-  Buffer prepared_;  // grows to the largest that was needed
+  Buffer prepared_;  // of reserve_matmul, or grown to the largest that was needed
   std::string_view operation_;
   std::optional<Error> error_;
 };

@@ -4,6 +4,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace ciuic::inline CIUIC_ABI::cpu {
@@ -30,6 +32,9 @@ bool has_avx_vnni() noexcept {
   return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & 0x10u) != 0;
 }
 #endif
+#if defined(__aarch64__)
+constexpr Kernels kNeonDot = CIUIC_CPU_KERNELS(neondot, neondot);
+#endif
 #undef CIUIC_CPU_KERNELS
 
 /// All that the flags of src/cpu/CMakeLists.txt let the compiler use, operating system included.
@@ -48,18 +53,20 @@ bool is_supported(CpuIsa isa) noexcept {
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
              __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
              __builtin_cpu_supports("lzcnt") && __builtin_cpu_supports("f16c");
-#else
-    case CpuIsa::avx512vnni:
-    case CpuIsa::avx512:
-    case CpuIsa::avx2vnni:
-    case CpuIsa::avx2:
-      return false;
+#endif
+#if defined(__aarch64__) && defined(__linux__)
+    case CpuIsa::neondot:
+      return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(__aarch64__)
+    case CpuIsa::neondot:
+      return true;  // every 64-bit Arm but early ones, which run Linux
 #endif
     case CpuIsa::scalar:
     case CpuIsa::best:
       return true;
+    default:
+      return false;
   }
-  return false;
 }
 
 const Kernels& table_of(CpuIsa isa) noexcept {
@@ -73,6 +80,10 @@ const Kernels& table_of(CpuIsa isa) noexcept {
       return kAvx2Vnni;
     case CpuIsa::avx2:
       return kAvx2;
+#endif
+#if defined(__aarch64__)
+    case CpuIsa::neondot:
+      return kNeonDot;
 #endif
     default:
       return kScalar;
@@ -89,6 +100,8 @@ std::string_view name_of(CpuIsa isa) noexcept {
       return "avx2vnni";
     case CpuIsa::avx2:
       return "avx2";
+    case CpuIsa::neondot:
+      return "neondot";
     default:
       return "scalar";
   }
@@ -100,7 +113,7 @@ Result<const Kernels*> kernels_for(CpuIsa isa) noexcept {
   if (isa == CpuIsa::best) {
     isa = CpuIsa::scalar;
     for (const CpuIsa better :
-         {CpuIsa::avx512vnni, CpuIsa::avx512, CpuIsa::avx2vnni, CpuIsa::avx2}) {
+         {CpuIsa::avx512vnni, CpuIsa::avx512, CpuIsa::avx2vnni, CpuIsa::avx2, CpuIsa::neondot}) {
       if (is_supported(better)) {
         isa = better;
         break;

@@ -158,6 +158,7 @@ struct Kernels {
 CIUIC_CPU_DECLARE_KERNELS(scalar)
 CIUIC_CPU_DECLARE_KERNELS(avx2)
 CIUIC_CPU_DECLARE_KERNELS(avx512)
+CIUIC_CPU_DECLARE_KERNELS(neondot)
 #undef CIUIC_CPU_DECLARE_KERNELS
 
 /// Sets that bring a dot product of bytes and take everything else from the set they extend.

@@ -23,6 +23,36 @@ constexpr int kIdle = 0, kPosted = 1, kRunning = 2;
 
 constexpr std::uint64_t epoch_of(std::uint64_t gate) noexcept { return gate / kEpoch; }
 
+/// What is left of one member's share of a job: items [begin, end), as begin + 2^32 end. The member
+/// takes them in order, so that what it streams goes on where it was; others take from the end.
+struct Share {
+  static constexpr std::size_t kMaxItems = 0xFFFF'FFFF;
+
+  alignas(64) Atomic<std::uint64_t> left{0};
+
+  void set(std::size_t begin, std::size_t end) noexcept {
+    left.store(begin | std::uint64_t{end} << 32, std::memory_order_relaxed);
+  }
+  bool claim(bool mine, std::size_t grain, std::size_t& begin, std::size_t& end) noexcept {
+    std::uint64_t now = left.load(std::memory_order_relaxed), then = 0;
+    do {
+      begin = now & kMaxItems;
+      end = now >> 32;
+      if (begin == end) return false;
+      if (mine) {
+        end = end - begin < grain ? end : begin + grain;
+        then = end | (now >> 32) << 32;
+      } else {
+        const std::size_t first = begin;
+        begin = end - begin < grain ? begin : end - grain;
+        then = first | std::uint64_t{begin} << 32;
+      }
+    } while (!left.compare_exchange_weak(now, then, std::memory_order_relaxed,
+                                         std::memory_order_relaxed));
+    return true;
+  }
+};
+
 }  // namespace
 
 struct Team::Shared {
@@ -33,14 +63,15 @@ struct Team::Shared {
   }
   void work(std::size_t member) noexcept {
     const Job mine = job;
-    for (;;) {
-      const std::size_t begin = next.fetch_add(mine.grain, std::memory_order_relaxed);
-      if (begin >= mine.items) return;
-      const std::size_t left = mine.items - begin;
-      mine.call(mine.context, begin, begin + (left < mine.grain ? left : mine.grain),
-                scratch_of(member));
+    const std::size_t members = member_count();
+    for (std::size_t i = 0; i < members; ++i) {
+      Share& share = shares[(member + i) % members];
+      std::size_t begin = 0, end = 0;
+      while (share.claim(i == 0, mine.grain, begin, end))
+        mine.call(mine.context, begin, end, scratch_of(member));
     }
   }
+  std::size_t member_count() const noexcept { return 1 + threads.size() + posted.size(); }
   /// Joins the job of `gate` if it is open and not the one of `seen`; true when it did.
   bool try_work(std::size_t member, std::uint64_t& seen) noexcept {
     std::uint64_t now = gate.load(std::memory_order_relaxed);
@@ -104,9 +135,9 @@ struct Team::Shared {
   std::vector<Atomic<int>> posted;  // state of each task on the executor
   bool crowded = false;             // more threads than processors: spinning must give way
 
-  Job job{};  // written only while the gate is closed and nobody is inside
+  Job job{};  // written, as the shares, only while the gate is closed and nobody is inside
+  std::vector<Share> shares;  // one for each member
   alignas(64) Atomic<std::uint64_t> gate{0};
-  alignas(64) Atomic<std::size_t> next{0};
   alignas(64) Atomic<bool> stopping{false};
   Atomic<unsigned> sleepers{0};
   Mutex mutex;
@@ -125,6 +156,7 @@ Result<Team> Team::make(int threads, std::size_t scratch_floats, const HostConte
     if (!scratch) return std::move(scratch).error();
     shared->scratch = *std::move(scratch);
     shared->crowded = members > hardware_threads();
+    shared->shares = std::vector<Share>(members);
     Team team(shared);
     if (host.executor != nullptr) {
       shared->posted = std::vector<Atomic<int>>(members - 1);
@@ -166,7 +198,8 @@ std::size_t Team::size() const noexcept {
 void Team::run_job(const Job& job, double nanoseconds) noexcept {
   Shared& shared = *shared_;
   const std::size_t helpers = shared.threads.size() + shared.posted.size();
-  if (helpers == 0 || job.items <= job.grain || nanoseconds < kShareNanoseconds) {
+  if (helpers == 0 || job.items <= job.grain || job.items > Share::kMaxItems ||
+      nanoseconds < kShareNanoseconds) {
     for (std::size_t begin = 0; begin < job.items; begin += job.grain) {
       const std::size_t left = job.items - begin;
       job.call(job.context, begin, begin + (left < job.grain ? left : job.grain),
@@ -175,7 +208,10 @@ void Team::run_job(const Job& job, double nanoseconds) noexcept {
     return;
   }
   shared.job = job;
-  shared.next.store(0, std::memory_order_relaxed);
+  for (std::size_t member = 0; member <= helpers; ++member) {
+    shared.shares[member].set(job.items * member / (helpers + 1),
+                              job.items * (member + 1) / (helpers + 1));
+  }
   const std::uint64_t epoch = epoch_of(shared.gate.load(std::memory_order_relaxed)) + 1;
   shared.gate.store(epoch * kEpoch + kOpen, std::memory_order_seq_cst);
   if (nanoseconds >= kWakeNanoseconds) {

@@ -14,8 +14,10 @@ namespace ciuic::inline CIUIC_ABI::cpu {
 /// tasks on the host's executor. Between jobs they spin for about 150 us; then own threads sleep
 /// and tasks return, to be posted again with the next job that is worth it.
 ///
-/// Work is claimed in chunks from a counter, so a job is done whether or not a helper arrives, and
-/// a helper that arrives late finds the door closed. Thread-safety: thread-compatible.
+/// Each member has a share of a job's items, neighbours of each other, and takes them in order,
+/// chunk by chunk; who is through takes chunks from the ends of the others' shares. So a job is
+/// done whether or not a helper arrives, and a helper that arrives late finds the door closed.
+/// Thread-safety: thread-compatible.
 class Team {
  public:
   /// Starts helpers; where the system refuses one, the team is smaller. `scratch_floats` of working

@@ -205,6 +205,12 @@ class FakeQueue final : public Queue {
     });
     return result;
   }
+  Result<void> reserve_matmul(const PackedMatrix& weight, std::int64_t tokens,
+                              bool norm) noexcept override {
+    Result<void> result;
+    state_->device.execute([&] { result = state_->inner->reserve_matmul(weight, tokens, norm); });
+    return result;
+  }
 
   void embed(const PackedMatrix& table, ConstTensorView ids, TensorView out) noexcept override {
     add([=, &table](Queue& q) { q.embed(table, ids, out); });

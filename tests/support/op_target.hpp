@@ -23,7 +23,8 @@ struct OpTarget {
 inline std::vector<std::shared_ptr<const Backend>> cpu_backends() {
   std::vector<std::shared_ptr<const Backend>> backends;
   for (CpuIsa isa :
-       {CpuIsa::scalar, CpuIsa::avx2, CpuIsa::avx2vnni, CpuIsa::avx512, CpuIsa::avx512vnni}) {
+       {CpuIsa::scalar, CpuIsa::avx2, CpuIsa::avx2vnni, CpuIsa::avx512, CpuIsa::avx512vnni,
+        CpuIsa::neondot}) {
     CpuBackendOptions options;
     options.isa = isa;
     if (auto backend = cpu_backend(options)) backends.push_back(*backend);

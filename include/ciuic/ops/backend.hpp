@@ -160,6 +160,16 @@ class Queue {
   virtual void wait(Event& event) noexcept = 0;
   /// Blocks until all work is done. Errors: the first failure since the last call.
   virtual Result<void> synchronize() noexcept = 0;
+  /// Takes, once, the memory beside its arguments that `matmul` by `weight` needs with up to
+  /// `tokens` rows (`norm`: and MatmulOptions::norm); later ones of that size take none. A device
+  /// that works in place has nothing to do. Errors: `out_of_memory`.
+  virtual Result<void> reserve_matmul(const PackedMatrix& weight, std::int64_t tokens,
+                                      bool norm) noexcept {
+    (void)weight, (void)tokens, (void)norm;
+    return {};
+  }
+  /// Memory that the queue holds for its operations.
+  virtual std::size_t bytes() const noexcept { return 0; }
 
   // --- operations -------------------------------------------------------------------------------
   /// out [tokens, cols] = rows `ids` (i32 [tokens]) of `table`. An id outside fails the queue.

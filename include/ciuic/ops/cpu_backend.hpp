@@ -8,8 +8,9 @@
 
 namespace ciuic::inline CIUIC_ABI {
 
-/// The `vnni` sets add the processor's dot product of bytes, for i8 and i4 weights.
-enum class CpuIsa : std::uint8_t { best, scalar, avx2, avx2vnni, avx512, avx512vnni };
+/// The `vnni` sets add the processor's dot product of bytes, for i8 and i4 weights. `neondot` is
+/// 64-bit Arm with NEON and its dot product (Armv8.2).
+enum class CpuIsa : std::uint8_t { best, scalar, avx2, avx2vnni, avx512, avx512vnni, neondot };
 
 struct CpuBackendOptions {
   CpuIsa isa = CpuIsa::best;  ///< `best`: the widest this processor runs; others are for tests
