@@ -65,6 +65,16 @@ std::vector<VectorSpec> decoder_vectors(const ModelConfig& c) {
   return all;
 }
 
+const FormatRule* unused_rule(std::span<const FormatRule> rules,
+                              std::span<const MatrixSpec> specs) noexcept {
+  for (const FormatRule& rule : rules) {
+    const bool used = std::ranges::any_of(
+        specs, [&](const MatrixSpec& spec) { return matches(rule.pattern, spec.name); });
+    if (!used) return &rule;
+  }
+  return nullptr;
+}
+
 Result<MatrixSource> matrix_source(const WeightFiles& files, const MatrixSpec& spec) {
   std::vector<const TensorInfo*> parts;
   for (const std::string& name : spec.parts) {

@@ -3,12 +3,14 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "ciuic/model/model_config.hpp"
 #include "ciuic/model/weight_files.hpp"
 #include "ciuic/ops/backend.hpp"
+#include "ciuic/quant/mixed_precision.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 
@@ -33,6 +35,9 @@ struct VectorSpec {
 std::vector<MatrixSpec> decoder_matrices(const ModelConfig& config);
 inline constexpr std::size_t kMatricesPerLayer = 4;
 std::vector<VectorSpec> decoder_vectors(const ModelConfig& config);
+/// The first of `rules` whose pattern matches no matrix; null when each matches some.
+const FormatRule* unused_rule(std::span<const FormatRule> rules,
+                              std::span<const MatrixSpec> specs) noexcept;
 
 /// Rows of `spec` from the tensors of a Hugging Face directory, which `check_llama_weights` has
 /// seen. `files` must outlive the source. Errors: `internal` for a part that is not there.

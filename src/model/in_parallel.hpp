@@ -2,13 +2,22 @@
 #pragma once
 
 #include <cstddef>
+#include <memory_resource>
 #include <vector>
 
 #include "ciuic/base/error.hpp"
 #include "ciuic/base/guarded.hpp"
+#include "ciuic/base/host_context.hpp"
 #include "ciuic/base/sync.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
+
+/// How many threads may do such work. Several only where threads and memory are ciuic's own: a
+/// host's memory may not be made for it.
+inline int working_threads(int wanted, const HostContext& host) noexcept {
+  const bool own = host.executor == nullptr && host.memory == std::pmr::new_delete_resource();
+  return own ? wanted : 1;
+}
 
 /// Calls `work(i)`, a Result<void>, for i = 0 … count - 1 on up to `threads` threads, the caller's
 /// included; 0 = as many as the machine runs at once. The first error ends it: what has begun is

@@ -1,5 +1,6 @@
 #include "model/packed_directory.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -19,6 +20,8 @@ std::string_view form_name(PackedMatrix::Form form) noexcept {
 std::optional<PackedLayout> layout_of(const MatrixSpec& spec, const MatrixFormat& format) noexcept {
   return PackedLayout::of(spec.rows, spec.cols, spec.form == PackedMatrix::Form::gated, format);
 }
+
+constexpr std::string_view kEntryKeys[] = {"dtype", "group", "rows", "cols", "form", "input_scale"};
 
 /// Reads one entry of the table and checks it against what the model needs.
 class EntryReader {
@@ -42,6 +45,12 @@ class EntryReader {
       entry.format.group = static_cast<std::int32_t>(group->as_integer());
     }
     if (!entry.format.is_valid()) return wrong("dtype", "f32, bf16, i8 or i4", shown(dtype));
+    for (const auto& [key, value] : object->members()) {
+      if (key == "group" && *type != DType::i4)
+        return wrong("group", "none beside " + std::string(to_string(*type)), shown(&value));
+      if (std::ranges::find(kEntryKeys, key) == std::end(kEntryKeys))
+        return wrong("the entry", "no other values than version 1 has", quoted_excerpt(key));
+    }
     CIUIC_TRY(check_number(*object, "rows", spec_.rows));
     CIUIC_TRY(check_number(*object, "cols", spec_.cols));
     const JsonValue* form = object->find("form");
@@ -128,7 +137,7 @@ Result<std::vector<PackedEntry>> parse_packed_table(std::string_view text, std::
   const auto wrong = [&](ErrorCode code, std::string_view what) {
     return Error(code, {file, ": __metadata__.ciuic: ", what});
   };
-  // An entry has up to six values; what is more than that is no table of this model.
+  // An entry has up to six values; many more than that are no table of this model.
   Result<JsonValue> table = JsonValue::parse(text, {.max_depth = 4}, 16 + 8 * specs.size());
   if (!table) return wrong(table.error().code(), table.error().message());
   const JsonValue* version = table->find("version");
@@ -144,6 +153,12 @@ Result<std::vector<PackedEntry>> parse_packed_table(std::string_view text, std::
   if (matrices == nullptr || !matrices->is_object()) {
     return wrong(ErrorCode::bad_model, "matrices: wanted an object");
   }
+  for (const auto& [key, value] : table->members()) {
+    if (key != "version" && key != "matrices") {
+      return wrong(ErrorCode::bad_model,
+                   "wanted version and matrices alone, got " + quoted_excerpt(key));
+    }
+  }
   std::vector<PackedEntry> entries;
   std::size_t at = 0;  // entries usually come in the order of the specs
   for (const MatrixSpec& spec : specs) {
@@ -154,6 +169,14 @@ Result<std::vector<PackedEntry>> parse_packed_table(std::string_view text, std::
                            reader.read(next ? &members[at].second : matrices->find(spec.name)));
     entries.push_back(entry);
     ++at;
+  }
+  // Every spec has its entry and keys are unique: what is more belongs to none.
+  for (const auto& [name, entry] : matrices->members()) {
+    if (matrices->members().size() == specs.size()) break;
+    if (std::ranges::none_of(specs, [&](const MatrixSpec& spec) { return spec.name == name; })) {
+      return wrong(ErrorCode::bad_model,
+                   "matrices: wanted those of config.json alone, got " + quoted_excerpt(name));
+    }
   }
   return entries;
 }

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
-#include <system_error>
 
 #include "base/file.hpp"
 #include "base/json.hpp"
+#include "base/new_directory.hpp"
 #include "base/try.hpp"
 #include "ciuic/base/buffer.hpp"
 #include "ciuic/model/language_model.hpp"
@@ -32,6 +32,15 @@ Error wrong_option(std::string_view option, std::string_view wanted) {
                {"quantize_directory: options.", option, ": wanted ", wanted});
 }
 
+Result<void> check_format(std::string_view option, const MatrixFormat& format) {
+  if (format.is_valid()) return {};
+  if (format.dtype == DType::i4) {
+    return wrong_option(option,
+                        "an i4 group of 32, 64 or 128, got " + std::to_string(format.group));
+  }
+  return wrong_option(option, "f32, bf16, i8 or i4, got " + std::string(to_string(format.dtype)));
+}
+
 /// What was decided about one matrix.
 struct MatrixPlan {
   MatrixFormat format{};
@@ -40,58 +49,6 @@ struct MatrixPlan {
   std::vector<double> channel_energy{};  // likewise
   float clipped_max = 0.0f;              // the magnitude that a static scale must reach
   std::vector<float> factors{};          // smoothing, [cols]; empty: none
-};
-
-/// A directory that appears under its name when it is complete, and goes when it is not.
-class NewDirectory {
- public:
-  static Result<NewDirectory> create(const fs::path& path) {
-    std::error_code failed;
-    const bool usable =
-        !fs::exists(path, failed) || (fs::is_directory(path, failed) && fs::is_empty(path, failed));
-    NewDirectory directory;
-    directory.path_ = path.has_filename() ? path : path.parent_path();
-    const fs::path name = directory.path_.filename();
-    if (!usable || failed || name.empty() || name == "." || name == ".." ||
-        fs::is_symlink(directory.path_, failed)) {
-      return Error(
-          ErrorCode::invalid_argument,
-          {directory.shown(), ": wanted the name of a new or an empty directory to write to"});
-    }
-    for (int attempt = 0; attempt < 1000 && directory.made_.empty(); ++attempt) {
-      const fs::path made = directory.path_.string() + ".tmp" + std::to_string(attempt);
-      if (fs::create_directory(made, failed)) directory.made_ = made;
-      if (failed) break;
-    }
-    if (directory.made_.empty()) return directory.error(failed);
-    return directory;
-  }
-  NewDirectory(NewDirectory&& other) noexcept
-      : path_(std::move(other.path_)), made_(std::exchange(other.made_, {})) {}
-  ~NewDirectory() {
-    std::error_code ignored;
-    if (!made_.empty()) fs::remove_all(made_, ignored);
-  }
-  fs::path operator/(std::string_view name) const { return made_ / name; }
-  Result<void> publish() {
-    std::error_code failed;
-    fs::rename(made_, path_, failed);
-    if (failed) return error(failed);
-    made_.clear();
-    return {};
-  }
-
- private:
-  NewDirectory() = default;
-  std::string shown() const {
-    std::string text;
-    append_json_string(text, path_.string());
-    return text;
-  }
-  Error error(std::error_code failed) const {
-    return Error(ErrorCode::io_error, {shown(), ": cannot be created: ", failed.message()});
-  }
-  fs::path path_, made_;
 };
 
 /// The model as it was, what is to become of it, and the steps that find that out.
@@ -119,6 +76,11 @@ class Quantizer {
     return options_.budget.max_bytes != 0 || options_.budget.max_error > 0.0;
   }
 
+  Result<void> check_wanted() {
+    if (!options_.cancelled || !options_.cancelled()) return {};
+    return Error(ErrorCode::cancelled, "quantize_directory: given up");
+  }
+
   Result<void> open() {
     CIUIC_ASSIGN_OR_RETURN(config_, ModelConfig::load(source_, options_.limits));
     CIUIC_ASSIGN_OR_RETURN(WeightFiles files, WeightFiles::open(source_, options_.limits));
@@ -129,7 +91,7 @@ class Quantizer {
     }
     CIUIC_TRY(check_llama_weights(config_, *files_));
     if (!options_.backend) {
-      CIUIC_ASSIGN_OR_RETURN(options_.backend, cpu_backend());
+      CIUIC_ASSIGN_OR_RETURN(options_.backend, cpu_backend({.host = options_.host}));
     }
     specs_ = decoder_matrices(config_);
     plans_.resize(specs_.size());
@@ -137,7 +99,7 @@ class Quantizer {
   }
 
   Result<void> choose_by_rules() {
-    if (!options_.weights.is_valid()) return wrong_option("weights", "f32, bf16, i8 or i4");
+    CIUIC_TRY(check_format("weights", options_.weights));
     if (options_.samples.empty() && (options_.static_inputs || options_.smooth_alpha >= 0.0f)) {
       return wrong_option("samples", "some, for static_inputs and smooth_alpha");
     }
@@ -152,13 +114,11 @@ class Quantizer {
       return wrong_option("input_percentile", "100 beside smooth_alpha, which moves the extremes");
     }
     for (const FormatRule& rule : options_.rules) {
-      if (!rule.format.is_valid()) return wrong_option("rules", "formats of f32, bf16, i8 or i4");
-      const bool used = std::ranges::any_of(
-          specs_, [&](const MatrixSpec& spec) { return matches(rule.pattern, spec.name); });
-      if (!used) {
-        return wrong_option("rules",
-                            "patterns that match a matrix, got " + quoted_excerpt(rule.pattern));
-      }
+      CIUIC_TRY(check_format("rules", rule.format));
+    }
+    if (const FormatRule* unused = unused_rule(options_.rules, specs_); unused != nullptr) {
+      return wrong_option("rules",
+                          "patterns that match a matrix, got " + quoted_excerpt(unused->pattern));
     }
     for (std::size_t i = 0; i < specs_.size(); ++i)
       plans_[i].format = format_of(specs_[i].name, options_.rules, options_.weights);
@@ -176,6 +136,7 @@ class Quantizer {
     ModelOptions model_options;
     model_options.threads = options_.threads;
     model_options.limits = options_.limits;
+    model_options.host = options_.host;
     model_options.kv = DType::f32;
     // A bf16 directory loses nothing as bf16 and takes half of the memory.
     const TensorInfo* embedding = files_->find(specs_[0].parts[0]);
@@ -188,6 +149,7 @@ class Quantizer {
           CIUIC_ASSIGN_OR_RETURN(LanguageModel model, LanguageModel::load(source_, model_options));
           for (const std::vector<TokenId>& sample : options_.samples) {
             for (std::size_t at = 0; at < sample.size(); at += context) {
+              CIUIC_TRY(check_wanted());
               const auto piece = std::span(sample).subspan(at);
               CIUIC_TRY(model.logits(
                   piece.first(std::min(piece.size(), context)),
@@ -282,8 +244,7 @@ class Quantizer {
       CIUIC_ASSIGN_OR_RETURN(MatrixSource source, smoothed_source(i));
       CIUIC_ASSIGN_OR_RETURN(const std::unique_ptr<PackedMatrix> matrix,
                              options_.backend->pack(std::move(source), format));
-      CIUIC_ASSIGN_OR_RETURN(held.bytes,
-                             Buffer::allocate(*std::pmr::new_delete_resource(), layout->bytes));
+      CIUIC_ASSIGN_OR_RETURN(held.bytes, Buffer::allocate(*options_.host.memory, layout->bytes));
       CIUIC_TRY(options_.backend->store_packed(*matrix, held.bytes.as<std::byte>()));
     }
     if (!measured) return held;
@@ -329,7 +290,11 @@ class Quantizer {
 
   template <class Work>
   Result<void> each_matrix(const Work& work) {
-    return in_parallel(specs_.size(), options_.threads, work);
+    return in_parallel(specs_.size(), working_threads(options_.threads, options_.host),
+                       [&](std::size_t i) -> Result<void> {
+                         CIUIC_TRY(check_wanted());
+                         return work(i);
+                       });
   }
 
   Result<QuantizeReport> write(const NewDirectory& directory) {

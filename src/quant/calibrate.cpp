@@ -65,6 +65,11 @@ class ObservedQueue final : public Queue {
     }
     return result;
   }
+  Result<void> reserve_matmul(const PackedMatrix& weight, std::int64_t tokens,
+                              bool norm) noexcept override {
+    return inner_->reserve_matmul(weight, tokens, norm);
+  }
+  std::size_t bytes() const noexcept override { return inner_->bytes(); }
   void embed(const PackedMatrix& table, ConstTensorView ids, TensorView out) noexcept override {
     if (!error_) inner_->embed(table, ids, out);
   }

@@ -322,6 +322,84 @@ TEST_CASE("Rules decide by name, in a directory as while loading") {
   REQUIRE_FALSE(unused);
   CHECK(unused.error().message().find("*.nothing") != std::string_view::npos);
   CHECK_FALSE(fs::exists(scratch / "unused"));
+  const auto loaded = LanguageModel::load(
+      source, {.weight_rules = {{"lm_head", DType::bf16}, {"*.down_projx", DType::i8}}});
+  REQUIRE_FALSE(loaded);
+  CHECK(loaded.error().code() == ErrorCode::invalid_argument);
+  CHECK(loaded.error().message().find("*.down_projx") != std::string_view::npos);
+}
+
+TEST_CASE("quantize_directory says which option is wrong, and how") {
+  const TempDirectory scratch;
+  const fs::path source = kGoldens / "gqa2_tied";
+  const auto message = [&](QuantizeOptions options) {
+    const auto refused = quantize_directory(source, scratch / "out", std::move(options));
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().code() == ErrorCode::invalid_argument);
+    return std::string(refused.error().message());
+  };
+  QuantizeOptions options;
+  options.weights = {DType::i4, 48};
+  CHECK(message(std::move(options)) ==
+        "quantize_directory: options.weights: wanted an i4 group of 32, 64 or 128, got 48");
+  options = {};
+  options.rules = {{"*", {DType::i4, 0}}};
+  CHECK(message(std::move(options)).find("rules: wanted an i4 group") != std::string::npos);
+  options = {};
+  options.weights = DType::f16;
+  CHECK(message(std::move(options)) ==
+        "quantize_directory: options.weights: wanted f32, bf16, i8 or i4, got f16");
+  CHECK(fs::is_empty(scratch.path()));
+}
+
+TEST_CASE("Quantizing takes a host's memory, and can be given up anywhere") {
+  class Counted final : public std::pmr::memory_resource {
+   public:
+    std::size_t live = 0, peak = 0;
+
+   private:
+    void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+      live += bytes;
+      peak = std::max(peak, live);
+      return std::pmr::new_delete_resource()->allocate(bytes, alignment);
+    }
+    void do_deallocate(void* memory, std::size_t bytes, std::size_t alignment) override {
+      live -= bytes;
+      std::pmr::new_delete_resource()->deallocate(memory, bytes, alignment);
+    }
+    bool do_is_equal(const memory_resource& other) const noexcept override {
+      return this == &other;
+    }
+  } memory;  // not made for several threads: one may use it
+  const TempDirectory scratch;
+  std::uint64_t largest = 0;
+  const auto options = [&] {
+    QuantizeOptions some;
+    some.samples = some_samples(must(ModelConfig::load(kTiny)).vocab_size);
+    some.static_inputs = true;
+    some.host.memory = &memory;
+    some.threads = 4;
+    return some;
+  };
+  for (const MatrixReport& matrix :
+       must(quantize_directory(kTiny, scratch / "out", options())).matrices)
+    largest = std::max(largest, std::uint64_t{matrix.bytes});
+  CHECK(memory.live == 0);
+  CHECK(memory.peak >= 2 * largest);  // a packed matrix, and its bytes
+  CHECK(logits_of(scratch / "out").size() > 0);
+
+  std::size_t asked = 0;
+  for (std::size_t until = 1;; until += 7) {  // until nobody asks so often
+    QuantizeOptions some = options();
+    asked = 0;
+    some.cancelled = [&] { return ++asked == until; };
+    const auto given_up = quantize_directory(kTiny, scratch / "again", std::move(some));
+    if (given_up) break;
+    CHECK(given_up.error().code() == ErrorCode::cancelled);
+    CHECK(memory.live == 0);
+    CHECK(std::distance(fs::directory_iterator(scratch.path()), fs::directory_iterator()) == 1);
+  }
+  CHECK(asked > 17);  // a piece of samples, and each of 17 matrices
 }
 
 TEST_CASE("Smoothing changes nothing that f32 can see") {

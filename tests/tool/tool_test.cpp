@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -224,12 +226,132 @@ TEST_CASE("quantize writes a directory that is used like any other") {
         "42");
 }
 
+TEST_CASE("quantize that is interrupted leaves nothing behind, and clears what a killed one left") {
+  const Scratch scratch;
+  const std::filesystem::path out = scratch.path / "out";
+  std::string lines;  // to be run through the model, which takes most of a minute
+  while (lines.size() < 1'000'000) lines += "12+30=42\n";
+  const std::string text = scratch.file("text", lines);
+  const auto entries = [&] {
+    std::string names;
+    for (const auto& entry : std::filesystem::directory_iterator(scratch.path)) {
+      const std::string name = entry.path().filename().string();
+      if (name.starts_with("out")) names += name + " ";
+    }
+    return names;
+  };
+  const auto begin = [&] {
+    const pid_t child = fork();
+    if (child == 0) {
+      std::freopen((scratch.path / "stderr").c_str(), "w", stderr);
+      execl(CIUIC_TOOL, CIUIC_TOOL, "quantize", "--model", kModel.c_str(), "--out", out.c_str(),
+            "--calibrate", text.c_str(), "--threads", "1", nullptr);
+      _exit(127);
+    }
+    const std::filesystem::path mark = out.string() + ".tmp0/.unfinished";
+    while (!std::filesystem::exists(mark) && waitpid(child, nullptr, WNOHANG) == 0) usleep(100);
+    return child;
+  };
+  const auto end = [](pid_t child, int signal) {
+    kill(child, signal);
+    int status = 0;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    return status;
+  };
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const int status = end(begin(), signal);
+    REQUIRE(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 1);
+    CHECK(read_all(scratch.path / "stderr") ==
+          "ciuic: interrupted: " + out.string() + " was not written\n");
+    CHECK(entries().empty());
+  }
+  REQUIRE(WIFSIGNALED(end(begin(), SIGKILL)));
+  CHECK(entries() == "out.tmp0 ");
+  REQUIRE(run(scratch, "quantize --model " + kModel + " --out " + out.string()).status == 0);
+  CHECK(entries() == "out ");
+  CHECK_FALSE(std::filesystem::exists(out / ".unfinished"));
+}
+
+TEST_CASE("score of weights that are not numbers fails in one line") {
+  const Scratch scratch;
+  const std::filesystem::path spoiled = scratch.path / "spoiled";
+  std::filesystem::copy(kModel, spoiled);
+  std::string image = read_all(spoiled / "model.safetensors");
+  const Result<SafetensorsFile> file =
+      SafetensorsFile::open((spoiled / "model.safetensors").string());
+  REQUIRE(file);
+  const TensorInfo* norm = file->find("model.norm.weight");
+  REQUIRE(norm != nullptr);
+  std::uint64_t header = 0;
+  std::memcpy(&header, image.data(), sizeof header);
+  image.replace(sizeof header + header + norm->offset, norm->bytes,
+                std::string(norm->bytes, '\xff'));
+  std::ofstream(spoiled / "model.safetensors", std::ios::binary) << image;
+  const std::string text = scratch.file("text", "12+30=42");
+  for (const char* how : {"", " --json", " --logits /dev/shm/never.safetensors"}) {
+    const Output output =
+        run(scratch, "score --model " + spoiled.string() + " --text-file " + text + how);
+    CHECK(output.status == 1);
+    CHECK(output.out.empty());
+    CHECK(output.err == "ciuic: logits after token 0: not a number\n");
+  }
+}
+
+TEST_CASE("Flags that could do nothing are wrong usage") {
+  const Scratch scratch;
+  const std::string small = (scratch.path / "small").string();
+  REQUIRE(run(scratch, "quantize --model " + kModel + " --out " + small).status == 0);
+  const std::string of_plain = " --model " + kModel + " --prompt x",
+                    of_small = " --model " + small + " --prompt x",
+                    out = " --model " + kModel + " --out " + small + "2 ";
+  const struct {
+    std::string arguments;
+    const char* flag;
+  } cases[] = {
+      {"generate" + of_small + " --weights i8", "--weights"},
+      {"generate" + of_small + " --weights f32", "--weights"},
+      {"generate" + of_small + " --group 32", "--group"},
+      {"generate" + of_small + " --weights i4 --group 32", "--weights"},
+      {"generate" + of_plain + " --map", "--map"},
+      {"generate" + of_plain + " --weights i8 --group 64", "--group"},
+      {"generate" + of_plain + " --group 64", "--group"},
+      {"score --model " + kModel + " --text-file " + scratch.file("t", "x") + " --map", "--map"},
+      {"bench --model " + small + " --weights i8", "--weights"},
+      {"bench --model " + kModel + " --map", "--map"},
+      {"bench --random-weights " + kModel + "/config.json --map", "--map"},
+      {"bench --random-weights " + kModel + "/config.json --group 32", "--group"},
+      {"quantize" + out + "--group 32", "--group"},
+      {"quantize" + out + "--weights bf16 --group 32", "--group"},
+      {"quantize" + out + "--dynamic", "--dynamic"},
+      {"quantize" + out + "--percentile 99 --dynamic --calibrate " + kModel + "/config.json",
+       "--percentile"},
+  };
+  for (const auto& wrong : cases) {
+    INFO(wrong.arguments);
+    const Output output = run(scratch, wrong.arguments);
+    INFO(output.err);
+    CHECK(output.status == 2);
+    CHECK(output.out.empty());
+    CHECK(output.err.find(wrong.flag) != std::string::npos);
+    CHECK(output.err.find('\n') + 1 == output.err.size());
+  }
+  CHECK(run(scratch, "generate" + of_small + " --map --kv f32 --greedy").status == 0);
+}
+
 TEST_CASE("inspect shows configuration, tensors and memory") {
   const Scratch scratch;
   const JsonValue json = json_of(run(scratch, "inspect --model " + kModel + " --json"));
   CHECK(json.find("config")->find("model_type")->as_string() == "llama");
   CHECK(json.find("parameters")->as_integer() > 1'000'000);
   CHECK(json.find("memory")->find("weights_bytes")->find("i8")->as_integer() > 0);
+  const JsonValue* kv = json.find("memory")->find("kv_bytes_per_token");
+  const auto shape = [&](const char* key) { return json.find("config")->find(key)->as_integer(); };
+  const std::int64_t elements = 2 * shape("layers") * shape("kv_heads") * shape("head_dim");
+  CHECK(kv->find("f32")->as_integer() == 4 * elements);
+  CHECK(kv->find("f16")->as_integer() == 2 * elements);
+  CHECK(kv->find("i8")->as_integer() ==  // and a factor for the keys and the values of each head
+        elements + 2 * 4 * shape("layers") * shape("kv_heads"));
   CHECK_FALSE(json.find("tensors")->items().empty());
   CHECK(run(scratch, "inspect --model " + kModel).out.find("model.embed_tokens.weight") !=
         std::string::npos);

@@ -12,7 +12,6 @@
 #include <numeric>
 #include <thread>
 
-#include "ciuic/model/weight_files.hpp"
 #include "command.hpp"
 #include "progress.hpp"
 
@@ -177,6 +176,9 @@ Json measure(LanguageModel& model, const Flags& flags, std::int32_t batch) {
 
 LanguageModel load(const Flags& flags) {
   if (flags.random_config.empty()) return flags.model.load();
+  if (flags.model.map) {
+    throw Failure(kWrongUsage, "--map: wanted a quantized directory, got --random-weights");
+  }
   const std::string text = read_file(flags.random_config);
   const Result<ModelConfig> config = ModelConfig::parse(text, flags.random_config);
   if (!config) throw Failure(kBadInput, config.error());
@@ -188,11 +190,8 @@ LanguageModel load(const Flags& flags) {
 /// What the weights are held as: what was asked for, or "packed" where a quantized directory has
 /// its own say.
 std::string held_as(const Flags& flags) {
-  if (flags.random_config.empty()) {
-    const Result<WeightFiles> files = WeightFiles::open(flags.model.directory, LoadLimits());
-    if (files && !files->files().front().own_metadata().empty()) return "packed";
-  }
-  return flags.model.weights;
+  if (flags.random_config.empty() && is_quantized(flags.model.directory)) return "packed";
+  return flags.model.weights.value_or("f32");
 }
 
 void run(const Flags& flags) {

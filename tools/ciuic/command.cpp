@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "ciuic/model/weight_files.hpp"
+
 namespace ciuic::tool {
 
 void ModelFlags::add_to(CLI::App& app) {
@@ -31,15 +33,36 @@ void ModelFlags::add_to(CLI::App& app) {
 ModelOptions ModelFlags::options() const {
   if (device != "cpu")
     throw Failure(kWrongUsage, "--device: wanted cpu, the only one of this build, got " + device);
-  ModelOptions options{.weights = {dtype_from_string(weights).value(), group},
-                       .map_weights = map,
-                       .threads = threads};
+  ModelOptions options{
+      .weights = format_of(weights.value_or("f32"), group), .map_weights = map, .threads = threads};
   if (!kv.empty()) options.kv = dtype_from_string(kv);
   return options;
 }
 
+MatrixFormat format_of(const std::string& weights, std::optional<int> group) {
+  if (group && weights != "i4") {
+    throw Failure(kWrongUsage, "--group: wanted --weights i4 with it, got " + weights);
+  }
+  return {dtype_from_string(weights).value(), group.value_or(64)};
+}
+
+bool is_quantized(const std::string& directory) {
+  const Result<WeightFiles> files = WeightFiles::open(directory);
+  return files && !files->files().front().own_metadata().empty();
+}
+
 LanguageModel ModelFlags::load() const {
-  Result<LanguageModel> model = load_model(directory, options());
+  const ModelOptions wanted = options();
+  if (weights && is_quantized(directory)) {
+    throw Failure(kWrongUsage,
+                  "--weights: wanted none with a quantized directory, got " + *weights);
+  }
+  if (map && !is_quantized(directory)) {
+    std::error_code ignored;
+    if (std::filesystem::is_directory(directory, ignored))
+      throw Failure(kWrongUsage, "--map: wanted a quantized directory, got another: " + directory);
+  }
+  Result<LanguageModel> model = load_model(directory, wanted);
   if (!model) throw Failure(directory, model.error());
   return *std::move(model);
 }

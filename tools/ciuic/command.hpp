@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -32,15 +33,16 @@ struct Failure : std::runtime_error {
 /// Options of every command that loads a model.
 struct ModelFlags {
   std::string directory;
-  std::string weights = "f32";
-  std::string kv;  // empty: what suits the weights
+  std::optional<std::string> weights;  // f32
+  std::string kv;                      // empty: what suits the weights
   std::string device = "cpu";
-  int threads = 0, group = 64;
+  std::optional<int> group;  // 64
+  int threads = 0;
   bool json = false, map = false;
 
   void add_to(CLI::App& app);
-  ModelOptions options() const;  ///< throws Failure
-  LanguageModel load() const;    ///< throws Failure
+  ModelOptions options() const;  ///< throws Failure, as for flags that would do nothing
+  LanguageModel load() const;    ///< throws Failure, likewise
   Tokenizer load_tokenizer() const;
 };
 
@@ -51,6 +53,10 @@ void add_inspect(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_quantize(CLI::App& app);
 
+/// The format that --weights and --group ask for. Throws Failure for a group beside others than i4.
+MatrixFormat format_of(const std::string& weights, std::optional<int> group);
+/// Whether a model directory holds quantized weights; false too when it cannot be read.
+bool is_quantized(const std::string& directory);
 std::string read_file(const std::string& path);  ///< throws Failure
 void print_json(const Json& document);           ///< one object on stdout, invalid UTF-8 replaced
 bool stderr_is_terminal();

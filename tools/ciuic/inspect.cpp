@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "ciuic/model/weight_files.hpp"
+#include "ciuic/ops/cpu_backend.hpp"
 #include "command.hpp"
 
 namespace ciuic::tool {
@@ -42,15 +43,22 @@ std::uint64_t parameters_of(const ModelConfig& c) {
          wide(c.vocab_size) * d * (c.tie_word_embeddings ? 1 : 2);
 }
 
+/// What one token's keys and values take in all layers; 0 where the CPU has no attention for them.
+std::uint64_t kv_bytes_per_token(const ModelConfig& config, DType dtype) {
+  const auto backend = cpu_backend();
+  if (!backend) throw Failure(kRequestFailed, backend.error());
+  constexpr std::int32_t kTokens = 16;
+  return (*backend)->kv_page_bytes({config.num_hidden_layers, config.num_key_value_heads,
+                                    config.head_dim, kTokens, 1, dtype}) /
+         kTokens;
+}
+
 void run(const ModelFlags& flags) {
   const Result<ModelConfig> config = ModelConfig::load(flags.directory);
   if (!config) throw Failure(flags.directory, config.error());
   const Result<WeightFiles> files = WeightFiles::open(flags.directory);
   if (!files) throw Failure(flags.directory, files.error());
-  const std::uint64_t kv_bytes_per_token =
-      std::uint64_t{2} * static_cast<std::uint64_t>(config->num_hidden_layers) *
-      static_cast<std::uint64_t>(config->num_key_value_heads) *
-      static_cast<std::uint64_t>(config->head_dim) * sizeof(float);
+  const auto kv_bytes = [&](DType dtype) { return kv_bytes_per_token(*config, dtype); };
   const bool quantized = !files->files().front().own_metadata().empty();
   std::uint64_t parameters = 0;
   Json tensors = Json::array();
@@ -70,22 +78,26 @@ void run(const ModelFlags& flags) {
       for (DType dtype : {DType::f32, DType::bf16, DType::i8, DType::i4})
         memory[std::string(to_string(dtype))] = weights_bytes(*files, dtype);
     }
-    return print_json(
-        {{"config",
-          {{"model_type", "llama"},
-           {"layers", config->num_hidden_layers},
-           {"d_model", config->hidden_size},
-           {"heads", config->num_attention_heads},
-           {"kv_heads", config->num_key_value_heads},
-           {"head_dim", config->head_dim},
-           {"d_ff", config->intermediate_size},
-           {"vocab_size", config->vocab_size},
-           {"max_context_tokens", config->max_position_embeddings},
-           {"tied_embeddings", config->tie_word_embeddings}}},
-         {"parameters", parameters},
-         {"quantized", quantized},
-         {"memory", {{"weights_bytes", memory}, {"kv_bytes_per_token", kv_bytes_per_token}}},
-         {"tensors", std::move(tensors)}});
+    return print_json({{"config",
+                        {{"model_type", "llama"},
+                         {"layers", config->num_hidden_layers},
+                         {"d_model", config->hidden_size},
+                         {"heads", config->num_attention_heads},
+                         {"kv_heads", config->num_key_value_heads},
+                         {"head_dim", config->head_dim},
+                         {"d_ff", config->intermediate_size},
+                         {"vocab_size", config->vocab_size},
+                         {"max_context_tokens", config->max_position_embeddings},
+                         {"tied_embeddings", config->tie_word_embeddings}}},
+                       {"parameters", parameters},
+                       {"quantized", quantized},
+                       {"memory",
+                        {{"weights_bytes", memory},
+                         {"kv_bytes_per_token",
+                          {{"f32", kv_bytes(DType::f32)},
+                           {"f16", kv_bytes(DType::f16)},
+                           {"i8", kv_bytes(DType::i8)}}}}},
+                       {"tensors", std::move(tensors)}});
   }
   std::printf(
       "llama: %d layers, d_model %d, %d heads (%d for keys and values) of %d, d_ff %d, vocabulary "
@@ -93,9 +105,12 @@ void run(const ModelFlags& flags) {
       config->num_hidden_layers, config->hidden_size, config->num_attention_heads,
       config->num_key_value_heads, config->head_dim, config->intermediate_size, config->vocab_size,
       config->max_position_embeddings);
-  std::printf("%.3f M parameters; keys and values take %.1f KiB a token as f32\n\n",
-              static_cast<double>(parameters) * 1e-6,
-              static_cast<double>(kv_bytes_per_token) / 1024.0);
+  const auto kv_kib = [&](DType dtype) { return static_cast<double>(kv_bytes(dtype)) / 1024.0; };
+  std::printf(
+      "%.3f M parameters; a token's keys and values take %.1f KiB as f32, %.1f as f16, %.1f as "
+      "i8\n\n",
+      static_cast<double>(parameters) * 1e-6, kv_kib(DType::f32), kv_kib(DType::f16),
+      kv_kib(DType::i8));
   if (quantized) {
     std::printf("quantized: weights take %8.1f MiB\n\n",
                 static_cast<double>(files->parameter_bytes()) / 1048576.0);

@@ -2,6 +2,7 @@
 #include "ciuic/model/quantize.hpp"
 
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <fstream>
 #include <memory>
@@ -24,6 +25,30 @@ struct Flags {
   std::optional<double> percentile;
   double max_mib = 0.0, max_error = 0.0;
   bool dynamic = false, report = false;
+};
+
+volatile std::sig_atomic_t interrupted = 0;
+
+/// While it lives, a first SIGINT or SIGTERM asks for an orderly end; a second one ends the
+/// process.
+class Interruptible {
+ public:
+  Interruptible() {
+    struct sigaction action {};
+    action.sa_handler = [](int) { interrupted = 1; };
+    action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
+    ::sigaction(SIGINT, &action, &before_[0]);
+    ::sigaction(SIGTERM, &action, &before_[1]);
+  }
+  ~Interruptible() {
+    ::sigaction(SIGINT, &before_[0], nullptr);
+    ::sigaction(SIGTERM, &before_[1], nullptr);
+  }
+  Interruptible(const Interruptible&) = delete;
+  Interruptible& operator=(const Interruptible&) = delete;
+
+ private:
+  struct sigaction before_[2];
 };
 
 /// The calibration text in token ids, cut into pieces; a JSONL file is a text a line.
@@ -100,15 +125,19 @@ void run(const Flags& flags) {
   require_number("--max-error", flags.max_error);
   require_number("--smooth", flags.smooth.value_or(0.0f));
   QuantizeOptions options;
-  options.weights = {*dtype_from_string(flags.weights), flags.model.group};
+  options.weights = format_of(flags.weights, flags.model.group);
   for (const auto& pattern : flags.keep_f32) options.rules.push_back({pattern, DType::f32});
   for (const auto& pattern : flags.keep_bf16) options.rules.push_back({pattern, DType::bf16});
   for (const auto& pattern : flags.keep_i8) options.rules.push_back({pattern, DType::i8});
   if (!flags.calibrate.empty()) {
     options.samples = read_samples(flags);
     options.static_inputs = !flags.dynamic;
-  } else if (flags.smooth || flags.percentile) {
-    throw Failure(kWrongUsage, "--smooth and --percentile: wanted --calibrate FILE with them");
+  } else if (flags.smooth || flags.percentile || flags.dynamic) {
+    throw Failure(kWrongUsage,
+                  "--smooth, --percentile and --dynamic: wanted --calibrate FILE with them");
+  }
+  if (flags.dynamic && flags.percentile) {
+    throw Failure(kWrongUsage, "--percentile: wanted fixed scales, got --dynamic");
   }
   options.smooth_alpha = flags.smooth.value_or(-1.0f);
   options.input_percentile = flags.percentile.value_or(100.0);
@@ -121,10 +150,14 @@ void run(const Flags& flags) {
     if (!progress) progress.emplace("quantize", total);
     progress->advance();
   };
+  const Interruptible interruptible;
+  options.cancelled = [] { return interrupted != 0; };
   const Result<QuantizeReport> report =
       quantize_directory(flags.model.directory, flags.out, std::move(options));
   progress.reset();
   if (!report) {
+    if (report.error().code() == ErrorCode::cancelled)
+      throw Failure(kRequestFailed, "interrupted: " + flags.out + " was not written");
     const bool usage = report.error().code() == ErrorCode::invalid_argument;
     if (usage) throw Failure(kWrongUsage, report.error());
     const std::string message(report.error().message());

@@ -39,6 +39,10 @@ void run(const Flags& flags) {
         auto next = static_cast<std::size_t>(first) + 1;
         for (std::size_t at = 0; at < rows.size() && next < tokens->size(); at += vocab, ++next) {
           logprobs.push_back(log_probability(rows.subspan(at, vocab), (*tokens)[next]));
+          if (std::isnan(logprobs.back())) {
+            return Error(ErrorCode::model_failed,
+                         {"logits after token ", std::to_string(next - 1), ": not a number"});
+          }
           total += logprobs.back();
         }
         return {};
@@ -57,7 +61,11 @@ void run(const Flags& flags) {
                        {"logprobs", logprobs},
                        {"perplexity", logprobs.empty() ? Json() : Json(perplexity)}});
   }
-  std::printf("%zu tokens, perplexity %.4f\n", tokens->size(), perplexity);
+  if (logprobs.empty()) {
+    std::printf("1 token, which nothing comes before: no perplexity\n");
+  } else {
+    std::printf("%zu tokens, perplexity %.4f\n", tokens->size(), perplexity);
+  }
 }
 
 }  // namespace

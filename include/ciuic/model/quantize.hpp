@@ -8,6 +8,7 @@
 
 #include "ciuic/base/function.hpp"
 #include "ciuic/base/generation.hpp"
+#include "ciuic/base/host_context.hpp"
 #include "ciuic/model/load_limits.hpp"
 #include "ciuic/ops/backend.hpp"
 #include "ciuic/quant/error_report.hpp"
@@ -38,9 +39,13 @@ struct QuantizeOptions {
 
   bool report = true;                        ///< measure the errors; reads everything once more
   std::shared_ptr<const Backend> backend{};  ///< null: this machine's CPU
-  int threads = 0;                           ///< 0 = all
+  int threads =
+      0;  ///< 0 = all; matrices one after the other, if `host` brings an executor or memory
   LoadLimits limits{};
+  HostContext host{};  ///< its memory holds matrices while they are made, and the samples' model
   Function<void(std::size_t done, std::size_t total)> progress{};  ///< from any thread, one a time
+  /// Asked from any thread, several at a time, between pieces of work: true ends it.
+  Function<bool()> cancelled{};
 };
 
 struct QuantizeReport {
@@ -51,9 +56,10 @@ struct QuantizeReport {
 
 /// Writes the model of the Hugging Face directory `source` to `out` with its matrices packed, and
 /// copies its configuration and tokenizer. `out` must be new or empty; it appears complete or not
-/// at all. Holds a few matrices at a time, never the model (but for the samples' run).
-/// Errors: those of `LanguageModel::load`; `invalid_argument` naming an option or `out`;
-/// `unsupported` for a directory that is quantized already; `io_error`.
+/// at all, and what an interrupted call left behind (`out`.tmpN) goes with the next. Holds a few
+/// matrices at a time, never the model (but for the samples' run). Errors: those of
+/// `LanguageModel::load`; `invalid_argument` naming an option or `out`; `unsupported` for a
+/// directory that is quantized already; `cancelled`; `io_error`.
 CIUIC_API Result<QuantizeReport> quantize_directory(const std::filesystem::path& source,
                                                     const std::filesystem::path& out,
                                                     QuantizeOptions options = {});
