@@ -6,6 +6,7 @@
 #include <cstring>
 #include <string>
 
+#include "base/json.hpp"
 #include "base/try.hpp"
 #include "model/decoder_matrices.hpp"
 #include "model/in_parallel.hpp"
@@ -43,6 +44,10 @@ Result<DecoderWeights> DecoderWeights::load(const ModelConfig& config, const Wei
   std::vector<PackedEntry> packed;
   if (is_packed(files)) {
     CIUIC_ASSIGN_OR_RETURN(packed, read_packed_table(files, specs));
+  } else if (const FormatRule* unused = unused_rule(options.rules, specs); unused != nullptr) {
+    return Error(ErrorCode::invalid_argument,
+                 {"load: options.weight_rules: wanted patterns that match a matrix, got ",
+                  quoted_excerpt(unused->pattern)});
   }
   std::vector<std::unique_ptr<PackedMatrix>> matrices(specs.size());
   const auto load_matrix = [&](std::size_t i) -> Result<void> {
@@ -104,17 +109,30 @@ Result<DecoderWeights> DecoderWeights::load(const ModelConfig& config, const Wei
   return weights;
 }
 
+Result<void> DecoderWeights::reserve(Queue& queue, std::int32_t max_tokens,
+                                     std::int32_t max_logits) const {
+  for (const Layer& layer : layers_) {
+    for (const auto* normed : {&layer.qkv, &layer.gate_up})
+      CIUIC_TRY(queue.reserve_matmul(**normed, max_tokens, true));
+    for (const auto* plain : {&layer.out, &layer.down})
+      CIUIC_TRY(queue.reserve_matmul(**plain, max_tokens, false));
+  }
+  return queue.reserve_matmul(head_ ? *head_ : *embedding_, max_logits, true);
+}
+
 Result<DecoderWorkspace> DecoderWorkspace::create(const ModelConfig& config, const Backend& backend,
                                                   std::int32_t max_tokens,
                                                   std::int32_t max_sequences,
+                                                  std::int32_t max_choices,
                                                   std::int32_t max_pages_per_sequence) {
   DecoderWorkspace work;
   work.config_ = config;
   work.max_tokens_ = max_tokens;
   work.max_sequences_ = max_sequences;
+  work.max_choices_ = max_choices;
   work.max_pages_ = max_pages_per_sequence;
   const auto tokens = static_cast<std::size_t>(max_tokens),
-             sequences = static_cast<std::size_t>(max_sequences);
+             choices = static_cast<std::size_t>(max_choices);
   const auto allocate = [&](DeviceBuffer& buffer, std::size_t rows,
                             std::int64_t cols) -> Result<void> {
     CIUIC_ASSIGN_OR_RETURN(
@@ -126,14 +144,15 @@ Result<DecoderWorkspace> DecoderWorkspace::create(const ModelConfig& config, con
   const std::int64_t attended = config.num_attention_heads * head_dim;
   CIUIC_TRY(allocate(work.indices_, 1,
                      2 * std::int64_t{max_tokens} +
-                         std::int64_t{max_sequences} * (3 + max_pages_per_sequence) + 1));
+                         std::int64_t{max_sequences} * (2 + max_pages_per_sequence) + 1 +
+                         std::int64_t{max_choices}));
   CIUIC_TRY(allocate(work.x_, tokens, d_model));
   CIUIC_TRY(allocate(work.qkv_, tokens, attended + 2 * config.num_key_value_heads * head_dim));
   CIUIC_TRY(allocate(work.attended_, tokens, attended));
   CIUIC_TRY(allocate(work.ffn_, tokens, config.intermediate_size));
   CIUIC_TRY(allocate(work.rope_, tokens, head_dim));
-  CIUIC_TRY(allocate(work.picked_, sequences, d_model));
-  CIUIC_TRY(allocate(work.logits_, sequences, config.vocab_size));
+  CIUIC_TRY(allocate(work.picked_, choices, d_model));
+  CIUIC_TRY(allocate(work.logits_, choices, config.vocab_size));
   work.staging_.reserve(work.indices_.size() / sizeof(std::int32_t));
   return work;
 }

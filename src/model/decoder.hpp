@@ -42,6 +42,8 @@ class DecoderWeights {
   static Result<DecoderWeights> load(const ModelConfig& config, const WeightFiles& files,
                                      const Backend& backend, const WeightOptions& options);
   std::size_t bytes() const noexcept { return bytes_; }
+  /// Takes what `queue` needs for steps of so many tokens and logits. Errors: `out_of_memory`.
+  Result<void> reserve(Queue& queue, std::int32_t max_tokens, std::int32_t max_logits) const;
 
  private:
   friend class DecoderWorkspace;
@@ -66,10 +68,13 @@ class DecoderWorkspace {
  public:
   static Result<DecoderWorkspace> create(const ModelConfig& config, const Backend& backend,
                                          std::int32_t max_tokens, std::int32_t max_sequences,
+                                         std::int32_t max_choices,
                                          std::int32_t max_pages_per_sequence);
   std::size_t bytes() const noexcept { return bytes_; }
   std::int32_t max_tokens() const noexcept { return max_tokens_; }
   std::int32_t max_sequences() const noexcept { return max_sequences_; }
+  /// Rows whose logits one pass can give.
+  std::int32_t max_choices() const noexcept { return max_choices_; }
 
   /// Runs `batch` and waits for it. Logits of the wanted rows, [logit_rows, vocab], land in
   /// `logits`.
@@ -78,7 +83,7 @@ class DecoderWorkspace {
 
  private:
   ModelConfig config_;
-  std::int32_t max_tokens_ = 0, max_sequences_ = 0, max_pages_ = 0;
+  std::int32_t max_tokens_ = 0, max_sequences_ = 0, max_choices_ = 0, max_pages_ = 0;
   std::size_t bytes_ = 0;
   std::vector<std::int32_t> staging_;  // ids, positions, starts, contexts, page tables, logit rows
   DeviceBuffer indices_, x_, qkv_, attended_, ffn_, rope_, picked_, logits_;

@@ -7,10 +7,11 @@
 #include "base/try.hpp"
 #include "ciuic/base/guarded.hpp"
 #include "ciuic/model/llama_weight_map.hpp"
-#include "ciuic/model/sampler.hpp"
 #include "ciuic/model/weight_files.hpp"
 #include "ciuic/ops/cpu_backend.hpp"
+#include "model/choose.hpp"
 #include "model/decoder.hpp"
+#include "model/in_parallel.hpp"
 #include "model/model_files.hpp"
 #include "model/packed_directory.hpp"
 
@@ -19,11 +20,30 @@ namespace {
 
 constexpr std::int32_t kPageTokens = 16;
 constexpr std::size_t kScoreTokens = 256;  // positions per pass when every logit is wanted
+constexpr std::int32_t kMaxDrafts = 1 << 16, kMaxTopLogprobs = 20;
 
 Error out_of_step(std::string_view what, std::int64_t wanted, std::int64_t got) {
   return Error(
       ErrorCode::invalid_argument,
       {"step: ", what, ": wanted at most ", std::to_string(wanted), ", got ", std::to_string(got)});
+}
+
+Result<void> check_choices(const SequenceStep& step) {
+  if (step.drafts < 0 || step.drafts >= std::ssize(step.tokens)) {
+    return Error(
+        ErrorCode::invalid_argument,
+        {"step: drafts: wanted 0 to one less than its tokens, got ", std::to_string(step.drafts)});
+  }
+  if (step.logprobs.empty()) return {};
+  const std::int64_t wanted =
+      (1 + std::int64_t{step.drafts}) * (1 + std::int64_t{step.top_logprobs});
+  if (step.top_logprobs < 0 || step.top_logprobs > kMaxTopLogprobs ||
+      std::ssize(step.logprobs) != wanted) {
+    return Error(ErrorCode::invalid_argument,
+                 {"step: logprobs: wanted room for (1 + drafts) * (1 + top_logprobs <= 20) = ",
+                  std::to_string(wanted), ", got ", std::to_string(step.logprobs.size())});
+  }
+  return {};
 }
 
 }  // namespace
@@ -38,7 +58,9 @@ struct LanguageModel::State {
   DecoderWeights weights;
   std::unique_ptr<KvCache> cache;
   std::optional<DecoderWorkspace> workspace;
-  std::vector<float> logits;
+  std::vector<float> logits;             // [choices, vocab]
+  std::vector<float> scratch;            // [vocab]
+  std::vector<std::int32_t> logit_rows;  // of the step, in the order of `logits`
   std::size_t kv_bytes = 0;
   DType kv = DType::f32;
 
@@ -118,16 +140,13 @@ Result<LanguageModel> LanguageModel::finish(std::unique_ptr<State> state, const 
         {"config.json: head_dim: the ", state->backend->name(), " backend has no attention for ",
          std::to_string(state->config.head_dim), " in ", to_string(state->kv)});
   }
-  // Several threads load only where the threads and the memory are ciuic's own: a host's memory may
-  // not be made for it.
-  const bool own =
-      options.host.executor == nullptr && options.host.memory == std::pmr::new_delete_resource();
-  CIUIC_ASSIGN_OR_RETURN(state->weights,
-                         DecoderWeights::load(state->config, files, *state->backend,
-                                              {.format = options.weights,
-                                               .rules = options.weight_rules,
-                                               .map = options.map_weights,
-                                               .threads = own ? options.threads : 1}));
+  CIUIC_ASSIGN_OR_RETURN(
+      state->weights,
+      DecoderWeights::load(state->config, files, *state->backend,
+                           {.format = options.weights,
+                            .rules = options.weight_rules,
+                            .map = options.map_weights,
+                            .threads = working_threads(options.threads, options.host)}));
   return LanguageModel(std::move(state));
 }
 
@@ -141,7 +160,7 @@ const Tokenizer* LanguageModel::tokenizer() const noexcept {
 const Backend& LanguageModel::backend() const noexcept { return *state_->backend; }
 ModelMemory LanguageModel::memory() const noexcept {
   return {state_->weights.bytes(), state_->kv_bytes,
-          state_->workspace ? state_->workspace->bytes() : 0};
+          state_->workspace ? state_->workspace->bytes() + state_->queue->bytes() : 0};
 }
 
 Result<std::vector<TokenId>> LanguageModel::encode(std::string_view text,
@@ -159,29 +178,40 @@ StepModelLimits LanguageModel::limits() const noexcept {
   return {.vocab_size = state_->config.vocab_size,
           .max_context_tokens = state_->config.max_position_embeddings,
           .page_tokens = kPageTokens,
-          .page_bytes = state_->backend->kv_page_bytes(state_->cache_shape(1))};
+          .page_bytes = state_->backend->kv_page_bytes(state_->cache_shape(1)),
+          .max_drafts = kMaxDrafts,
+          .logits_hook = true,
+          .max_top_logprobs = kMaxTopLogprobs};
 }
 
 Result<void> LanguageModel::reserve(std::int32_t pages, std::int32_t max_step_tokens,
-                                    std::int32_t max_sequences) {
+                                    std::int32_t max_sequences, std::int32_t max_drafts) {
   if (pages < 1 || max_step_tokens < 1 || max_sequences < 1) {
     return Error(ErrorCode::invalid_argument,
                  "reserve: pages, tokens and sequences: wanted at least 1 each");
+  }
+  if (max_drafts < 0 || max_drafts > kMaxDrafts) {
+    return out_of_step("reserve: drafts", kMaxDrafts, max_drafts);
   }
   State& s = *state_;
   s.workspace.reset();  // before the new: both together might not fit
   s.cache.reset();
   s.kv_bytes = 0;
   CIUIC_TRY(call_guarded(ErrorCode::internal, "reserve", [&] {
-    s.logits = std::vector<float>(static_cast<std::size_t>(max_sequences) *
-                                  static_cast<std::size_t>(s.config.vocab_size));
+    const auto vocab = static_cast<std::size_t>(s.config.vocab_size);
+    const auto choices =
+        static_cast<std::size_t>(max_sequences) + static_cast<std::size_t>(max_drafts);
+    s.logits = std::vector<float>(choices * vocab);
+    s.scratch = std::vector<float>(vocab);
+    s.logit_rows.reserve(choices);
   }));
+  CIUIC_TRY(s.weights.reserve(*s.queue, max_step_tokens, max_sequences + max_drafts));
   CIUIC_ASSIGN_OR_RETURN(std::unique_ptr<KvCache> cache,
                          s.backend->make_kv_cache(s.cache_shape(pages)));
-  CIUIC_ASSIGN_OR_RETURN(
-      DecoderWorkspace workspace,
-      DecoderWorkspace::create(s.config, *s.backend, max_step_tokens, max_sequences,
-                               std::min(pages, s.pages_per_sequence())));
+  CIUIC_ASSIGN_OR_RETURN(DecoderWorkspace workspace,
+                         DecoderWorkspace::create(s.config, *s.backend, max_step_tokens,
+                                                  max_sequences, max_sequences + max_drafts,
+                                                  std::min(pages, s.pages_per_sequence())));
   s.cache = std::move(cache);
   s.workspace.emplace(std::move(workspace));
   s.kv_bytes = static_cast<std::size_t>(pages) * limits().page_bytes;
@@ -199,8 +229,8 @@ Result<void> LanguageModel::step(std::span<const SequenceStep> sequences,
   if (std::ssize(sequences) > s.workspace->max_sequences()) {
     return out_of_step("sequences", s.workspace->max_sequences(), std::ssize(sequences));
   }
-  std::int64_t tokens = 0;
-  std::vector<std::int32_t> logit_rows;
+  std::int64_t tokens = 0, choices = 0;
+  s.logit_rows.clear();
   for (const SequenceStep& sequence : sequences) {
     const std::int64_t end = sequence.first_position + std::ssize(sequence.tokens);
     if (sequence.tokens.empty() || sequence.first_position < 0) {
@@ -221,35 +251,31 @@ Result<void> LanguageModel::step(std::span<const SequenceStep> sequences,
       if (page < 0 || page >= s.cache->shape().pages)
         return out_of_step("page", s.cache->shape().pages - 1, page);
     }
+    CIUIC_TRY(check_choices(sequence));
     tokens += std::ssize(sequence.tokens);
-    if (sequence.sample) logit_rows.push_back(static_cast<std::int32_t>(tokens - 1));
+    if (!sequence.sample) continue;
+    choices += 1 + sequence.drafts;
+    if (choices > s.workspace->max_choices()) {
+      return out_of_step("sequences and drafts", s.workspace->max_choices(), choices);
+    }
+    for (std::int64_t row = tokens - 1 - sequence.drafts; row < tokens; ++row) {
+      s.logit_rows.push_back(static_cast<std::int32_t>(row));
+    }
   }
   if (tokens > s.workspace->max_tokens())
     return out_of_step("tokens", s.workspace->max_tokens(), tokens);
 
   const auto vocab = static_cast<std::size_t>(s.config.vocab_size);
-  const std::span<float> logits = std::span(s.logits).first(logit_rows.size() * vocab);
-  CIUIC_TRY(s.workspace->forward(s.weights, *s.cache, *s.queue, {sequences, logit_rows}, logits));
+  const std::span<float> logits = std::span(s.logits).first(s.logit_rows.size() * vocab);
+  CIUIC_TRY(s.workspace->forward(s.weights, *s.cache, *s.queue, {sequences, s.logit_rows}, logits));
 
-  std::size_t row = 0;
+  std::size_t at = 0;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
-    const SequenceStep& sequence = sequences[i];
     results[i] = StepResult();
-    if (!sequence.sample) continue;
-    const SamplingOptions greedy;
-    const std::int64_t position = sequence.first_position + std::ssize(sequence.tokens);
-    Result<TokenId> token = Error(ErrorCode::internal);
-    const Result<void> sampled = call_guarded(ErrorCode::internal, "sampling", [&] {
-      token = sample(logits.subspan(row++ * vocab, vocab),
-                     sequence.sampling != nullptr ? *sequence.sampling : greedy, sequence.history,
-                     position);
-    });
-    if (!sampled) token = sampled.error();  // its batch mates have their tokens all the same
-    if (token) {
-      results[i].token = *token;
-    } else {
-      results[i].error = std::move(token).error();
-    }
+    if (!sequences[i].sample) continue;
+    const std::size_t count = static_cast<std::size_t>(1 + sequences[i].drafts) * vocab;
+    choose(sequences[i], logits.subspan(at, count), s.scratch, results[i]);
+    at += count;
   }
   return {};
 }
@@ -271,7 +297,8 @@ Result<void> LanguageModel::logits(std::span<const TokenId> tokens, LogitsReader
   CIUIC_ASSIGN_OR_RETURN(
       DecoderWorkspace work,
       DecoderWorkspace::create(s.config, *s.backend, static_cast<std::int32_t>(chunk),
-                               static_cast<std::int32_t>(chunk), pages));
+                               static_cast<std::int32_t>(chunk), static_cast<std::int32_t>(chunk),
+                               pages));
   std::vector<std::int32_t> table(static_cast<std::size_t>(pages)), rows(chunk);
   std::iota(table.begin(), table.end(), 0);
   std::iota(rows.begin(), rows.end(), 0);

@@ -39,19 +39,43 @@ void penalise(std::span<float> logits, float penalty, std::span<const TokenId> h
   }
 }
 
-/// The index of the largest logit; -1 when any is NaN or none is finite.
+/// The index of the largest logit, the lowest of several; -1 when any is NaN or none is finite. In
+/// blocks, whose lanes the compiler puts into registers; only the best block is searched.
 TokenId argmax(std::span<const float> logits) noexcept {
-  float best = -std::numeric_limits<float>::infinity();
-  TokenId token = -1;
+  constexpr std::size_t kLanes = 16, kBlock = 64 * kLanes;
+  constexpr float kLeast = -std::numeric_limits<float>::infinity();
+  float best = kLeast;
+  std::size_t best_block = 0;
   bool has_nan = false;
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    has_nan |= std::isnan(logits[i]);
-    if (logits[i] > best) {
-      best = logits[i];
-      token = static_cast<TokenId>(i);
+  for (std::size_t begin = 0; begin < logits.size(); begin += kBlock) {
+    const std::span<const float> block =
+        logits.subspan(begin, std::min(kBlock, logits.size() - begin));
+    float largest[kLanes];
+    std::int32_t nans[kLanes] = {};
+    std::fill(largest, largest + kLanes, kLeast);
+    std::size_t i = 0;
+    for (; i + kLanes <= block.size(); i += kLanes) {
+      for (std::size_t lane = 0; lane < kLanes; ++lane) {
+        const float x = block[i + lane];
+        largest[lane] = x > largest[lane] ? x : largest[lane];
+        nans[lane] |= x != x;
+      }
+    }
+    for (; i < block.size(); ++i) {
+      largest[0] = block[i] > largest[0] ? block[i] : largest[0];
+      nans[0] |= block[i] != block[i];
+    }
+    has_nan |= std::any_of(nans, nans + kLanes, [](std::int32_t n) { return n != 0; });
+    const float largest_of_all = *std::max_element(largest, largest + kLanes);
+    if (largest_of_all > best) {
+      best = largest_of_all;
+      best_block = begin;
     }
   }
-  return has_nan || std::isinf(best) ? -1 : token;
+  if (has_nan || std::isinf(best)) return -1;
+  return static_cast<TokenId>(
+      std::find(logits.begin() + static_cast<std::ptrdiff_t>(best_block), logits.end(), best) -
+      logits.begin());
 }
 
 }  // namespace

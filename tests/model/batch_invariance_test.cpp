@@ -38,8 +38,9 @@ struct Runner {
                   ->make_kv_cache({r.config.num_hidden_layers, r.config.num_key_value_heads,
                                    r.config.head_dim, kPageTokens, kPages, kv})
                   .value();
-    r.work =
-        DecoderWorkspace::create(r.config, *r.backend, kMaxTokens, kMaxSequences, kPages).value();
+    r.work = DecoderWorkspace::create(r.config, *r.backend, kMaxTokens, kMaxSequences,
+                                      kMaxSequences, kPages)
+                 .value();
     return r;
   }
   std::vector<float> forward(std::span<const SequenceStep> steps,
@@ -140,7 +141,8 @@ TEST_CASE("Logits are bitwise the same alone and in any batch, on every instruct
   const unsigned fresh = std::random_device{}();
   std::printf("batch invariance: fresh seed %u\n", fresh);
   for (const CpuIsa isa :
-       {CpuIsa::scalar, CpuIsa::avx2, CpuIsa::avx2vnni, CpuIsa::avx512, CpuIsa::avx512vnni}) {
+       {CpuIsa::scalar, CpuIsa::avx2, CpuIsa::avx2vnni, CpuIsa::avx512, CpuIsa::avx512vnni,
+        CpuIsa::neondot}) {
     if (!cpu_backend({.isa = isa})) continue;  // this machine cannot run it
     const struct {
       MatrixFormat format;

@@ -30,7 +30,7 @@ struct ModelOptions {
   /// Exceptions: the first rule whose pattern matches a matrix's name decides, for example
   /// {"*.down_proj", DType::i8}. Names: `model.embed_tokens`, `lm_head`, and of layer N
   /// `model.layers.N.` with `self_attn.qkv_proj`, `self_attn.o_proj`, `mlp.gate_up_proj` or
-  /// `mlp.down_proj`.
+  /// `mlp.down_proj`. A pattern that matches no matrix is an error.
   std::vector<FormatRule> weight_rules{};
   /// Use the weights of a quantized directory where they lie in the file, without reading them:
   /// for files that nobody changes meanwhile. One that is cut short while it is in use ends the
@@ -67,7 +67,7 @@ class AnswerText {
 struct ModelMemory {
   std::size_t weights_bytes = 0;  ///< packed weights on the device
   std::size_t kv_bytes = 0;       ///< key/value pages reserved
-  std::size_t step_bytes = 0;     ///< activations of the largest step
+  std::size_t step_bytes = 0;     ///< what the largest step works with: it takes no more
 };
 
 /// A decoder of the Llama family with its tokenizer, loaded from a Hugging Face directory
@@ -81,7 +81,8 @@ class CIUIC_API LanguageModel {
   /// Validates the whole directory before any weight memory is taken. A directory without
   /// `tokenizer.json` loads, and speaks token ids only.
   /// Errors: `not_found`, `bad_model`, `unsupported` naming file and field; `unsupported` for a
-  /// `weights` or `kv` that the backend does not have; `io_error`, `out_of_memory`.
+  /// `weights` or `kv` that the backend does not have; `invalid_argument` for a rule that matches
+  /// no matrix; `io_error`, `out_of_memory`.
   static Result<LanguageModel> load(const std::filesystem::path& directory,
                                     const ModelOptions& options = {});
   /// A model of that shape with random weights and no tokenizer: it takes the time and memory of a
@@ -98,21 +99,20 @@ class CIUIC_API LanguageModel {
   const Backend& backend() const noexcept;
   ModelMemory memory() const noexcept;
 
-  // --- text
-  // ---------------------------------------------------------------------------------------
+  // --- text --------------------------------------------------------------------------------------
   /// The ids of a prompt, with beginning-of-text where the tokenizer adds it. Literals of special
   /// tokens in `text` are plain text unless `parse_special`.
   Result<std::vector<TokenId>> encode(std::string_view text, bool parse_special = false) const;
   AnswerText text_stream() const;
   std::span<const TokenId> end_tokens() const noexcept;
 
-  // --- steps
-  // --------------------------------------------------------------------------------------
+  // --- steps -------------------------------------------------------------------------------------
   StepModelLimits limits() const noexcept;
   /// Takes memory for `pages` key/value pages and for steps of up to `max_step_tokens` tokens over
-  /// `max_sequences` sequences. Earlier contents are gone. Errors: `out_of_memory`.
-  Result<void> reserve(std::int32_t pages, std::int32_t max_step_tokens,
-                       std::int32_t max_sequences);
+  /// `max_sequences` sequences, `max_drafts` of the tokens being guesses. Earlier contents are
+  /// gone. Errors: `out_of_memory`.
+  Result<void> reserve(std::int32_t pages, std::int32_t max_step_tokens, std::int32_t max_sequences,
+                       std::int32_t max_drafts = 0);
   /// Errors: `invalid_argument` for steps outside what was reserved; what the device reports.
   Result<void> step(std::span<const SequenceStep> sequences, std::span<StepResult> results);
 
