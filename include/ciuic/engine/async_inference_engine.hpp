@@ -8,6 +8,10 @@
 
 namespace ciuic::inline CIUIC_ABI {
 
+/// Over a TextModel: below. Over replicas of a one-shot model: one_shot_engine.hpp.
+template <class Model>
+class AsyncInferenceEngine;
+
 /// Runs requests through a model it owns, as one continuously changing batch: a request joins at
 /// the next step after it is submitted and leaves when its answer ends. Every accepted request ends
 /// exactly once, as an answer or an error, whatever throws, expires, is cancelled or shuts down. A
@@ -21,7 +25,7 @@ namespace ciuic::inline CIUIC_ABI {
 /// own functions must not call back into the engine. Streams may outlive the engine. The destructor
 /// is `stop`, and not to be run from inside a step.
 template <TextModel Model>
-class AsyncInferenceEngine {
+class AsyncInferenceEngine<Model> {
  public:
   /// Takes memory for keys and values at once. When that or starting a thread fails, or an option
   /// is out of range, every request is refused with the reason, which `status` also tells.
@@ -45,6 +49,9 @@ class AsyncInferenceEngine {
   /// compute, or another thread is inside a step; there is nothing to wait for then but the next
   /// `generate`. Always false when the engine is driven otherwise.
   bool run_one() { return engine_.run_one(); }
+  /// Host-driven mode: when `run_one` will have something to do (a deadline) though nobody submits,
+  /// reads or cancels; `kNever` if so.
+  TimePoint next_event() { return engine_.next_event(); }
 
   /// Accepts nothing more and waits for what was accepted. False when `timeout` came first.
   bool drain(Duration timeout = Duration::max()) { return engine_.drain(timeout); }
@@ -59,5 +66,8 @@ class AsyncInferenceEngine {
   detail::TextModelAdapter<Model> adapter_;
   detail::GenerationEngine engine_;
 };
+
+template <TextModel Model>
+AsyncInferenceEngine(Model, const EngineOptions& = {}) -> AsyncInferenceEngine<Model>;
 
 }  // namespace ciuic::inline CIUIC_ABI
