@@ -17,6 +17,7 @@
 #include "ciuic/batching/slo_policy.hpp"
 #include "ciuic/batching/text_adapter.hpp"
 #include "ciuic/engine/async_inference_engine.hpp"
+#include "ciuic/engine/one_shot_engine.hpp"
 #include "ciuic/exec/thread_pool.hpp"
 #include "ciuic/model/chat_format.hpp"
 #include "ciuic/model/language_model.hpp"

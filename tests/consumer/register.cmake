@@ -7,6 +7,6 @@ foreach(way package core_package core_folder folder)
     -DBUILD_TYPE=${CMAKE_BUILD_TYPE} -DFLAGS_DEBUG=${CMAKE_CXX_FLAGS_DEBUG}
     -DWARNINGS_AS_ERRORS=${CIUIC_WARNINGS_AS_ERRORS}
     -P ${CMAKE_CURRENT_SOURCE_DIR}/consumer/run.cmake)
-  set_tests_properties(consumer_${way} PROPERTIES LABELS house TIMEOUT 300
+  set_tests_properties(consumer_${way} PROPERTIES LABELS house TIMEOUT 600
     SKIP_REGULAR_EXPRESSION "^skipped: ")
 endforeach()

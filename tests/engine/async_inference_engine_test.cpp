@@ -408,3 +408,88 @@ TEST_CASE("An executor that is full for a moment costs one request, not the engi
   executor.run();
   CHECK(again.finish().value().text == toy_answer("again", 2));
 }
+
+TEST_CASE("A prompt that was let in goes on, however many more important ones come after it") {
+  Toy toy;
+  EngineOptions options = toy.host_driven();
+  options.max_sequences = 6;
+  options.max_batch_tokens = 8;
+  Engine engine(ToyLanguageModel(toy.log), options);
+  TextStream low =
+      engine.generate(std::string(100, 'l'), {.max_new_tokens = 1, .priority = Priority::low});
+  CHECK(engine.run_one());
+  std::vector<TextStream> high;
+  int steps = 0;
+  for (; !low.is_ready() && steps < 200; ++steps) {
+    while (engine.stats().running + static_cast<int>(engine.stats().waiting) < 5) {
+      high.push_back(engine.generate(std::string(16, static_cast<char>('a' + high.size() % 26)),
+                                     {.max_new_tokens = 1, .priority = Priority::high}));
+    }
+    CHECK(engine.run_one());
+    toy.clock.advance(1ms);
+  }
+  CHECK(low.is_ready());
+  CHECK(steps < 60);  // it has half of every step
+}
+
+TEST_CASE("After a lost device nothing is taken from pages that were written before") {
+  Toy toy;
+  Engine engine(ToyLanguageModel(toy.log), toy.host_driven());
+  const std::string prompt(40, 'd');
+  TextStream first = engine.generate(prompt, {.max_new_tokens = 2, .ignore_end_tokens = true});
+  run(engine);
+  TextStream second = engine.generate(prompt, {.max_new_tokens = 2, .ignore_end_tokens = true});
+  run(engine);
+  CHECK(second.finish().value().cached_tokens == 36);
+  toy.log->before_step = [](auto) -> Result<void> { return Error(ErrorCode::device_lost, "gone"); };
+  TextStream lost = engine.generate("x");
+  run(engine);
+  CHECK(lost.finish().error().code() == ErrorCode::device_lost);
+  toy.log->before_step = nullptr;
+  TextStream third = engine.generate(prompt, {.max_new_tokens = 2, .ignore_end_tokens = true});
+  run(engine);
+  CHECK(third.finish().value().cached_tokens == 0);
+  CHECK(third.finish().value().text == second.finish().value().text);
+}
+
+TEST_CASE("What a failed request computed is found by nobody") {
+  Toy toy;
+  Engine engine(ToyLanguageModel(toy.log), toy.host_driven());
+  toy.log->nan_token = '!';
+  const std::string beginning(40, 'n');
+  TextStream bad = engine.generate(beginning + "!");
+  run(engine);
+  CHECK_FALSE(bad.finish());
+  TextStream good = engine.generate(beginning, {.max_new_tokens = 2});
+  run(engine);
+  CHECK(good.finish().value().cached_tokens == 0);
+  CHECK(engine.stats().pages_used == 0);
+}
+
+TEST_CASE("The time in the queue ends with the first step, and a callback's request is a turn") {
+  Toy toy;
+  EngineOptions options = toy.host_driven();
+  options.kv_memory = 6 * 64;  // 6 pages of 4 tokens
+  Engine engine(ToyLanguageModel(toy.log), options);
+  TextStream first =
+      engine.generate(std::string(12, 'f'), {.max_new_tokens = 12, .ignore_end_tokens = true});
+  TextStream second = engine.generate(std::string(12, 's'), {.max_new_tokens = 3});
+  while (!first.is_ready()) {
+    CHECK(engine.run_one());
+    toy.clock.advance(10ms);
+  }
+  run(engine);
+  CHECK(second.finish().value().queue_time >= 100ms);
+
+  bool submitted = false;
+  TextStream cancelled = engine.generate("c");
+  cancelled.cancel();
+  std::move(cancelled).on_ready([&](auto) {
+    engine.generate("from a callback", {.max_new_tokens = 2}).detach();
+    submitted = true;
+  });
+  const std::uint64_t before = engine.stats().completed;
+  run(engine);
+  CHECK(submitted);
+  CHECK(engine.stats().completed == before + 1);
+}

@@ -27,11 +27,11 @@ ANYTHING = {"tools", "examples", "facade"}  # these see every public header
 LIBRARIES = {
     r"nlohmann/": {"base", "tools"}, r"pcre2": {"text"}, r"utf8proc": {"text"}, r"hwy/": {"cpu"},
     r"Eigen/": {"quant", "model", "train"}, r"CLI/|httplib": {"tools", "examples"},
-    r"cuda|cublas|nccl": {"cuda"},
+    r"onnxruntime_cxx_api": {"examples"}, r"cuda|cublas|nccl": {"cuda"},
 }
 STANDARD = re.compile(r"[a-z_0-9]+$|(stdint|stddef)\.h$")
 SYSTEM_IN_PUBLIC = {("include/ciuic/base/timer_slack.hpp", "sys/prctl.h")}  # what no standard header offers
-SYSTEM = re.compile(r"(sys/|immintrin|cpuid|fcntl|unistd|dlfcn|arm_neon)")
+SYSTEM = re.compile(r"(sys/|poll\.h|immintrin|cpuid|fcntl|unistd|dlfcn|arm_neon)")
 
 NAMES = [  # (what, where it is looked for, where it is allowed, why)
     (r"\bstd::(jthread|thread|(shared_|timed_|recursive_)*mutex|condition_variable\w*|async|future|promise|"

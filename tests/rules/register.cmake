@@ -7,7 +7,7 @@ add_test(NAME rules_headers_alone
   COMMAND Python3::Interpreter ${rules}/check_headers.py ${PROJECT_SOURCE_DIR} ${CMAKE_CXX_COMPILER})
 add_test(NAME rules_readme
   COMMAND Python3::Interpreter ${rules}/check_readme.py ${PROJECT_SOURCE_DIR} ${CMAKE_CXX_COMPILER})
-set_tests_properties(rules_readme rules_includes rules_includes_self_test rules_headers_alone PROPERTIES LABELS house TIMEOUT 180)
+set_tests_properties(rules_readme rules_includes rules_includes_self_test rules_headers_alone PROPERTIES LABELS house TIMEOUT 600)
 set_tests_properties(rules_headers_alone PROPERTIES PROCESSORS 2)
 
 # The grammar behind examples/models/ciuic-tiny: its lines check, wrong ones are found, and no held-out

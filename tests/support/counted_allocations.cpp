@@ -10,7 +10,13 @@ using namespace ciuic::testing;
 
 namespace {
 
+bool fails() noexcept {
+  if (fail_after < 0 || fail_after-- > 0) return false;
+  if (fail_for_good) fail_after = 0;
+  return true;
+}
 void* counted(std::size_t bytes, std::size_t alignment) noexcept {
+  if (fails()) return nullptr;
   void* block = alignment <= alignof(std::max_align_t)
                     ? std::malloc(bytes == 0 ? 1 : bytes)
                     : std::aligned_alloc(alignment, (bytes + alignment) / alignment * alignment);
@@ -18,7 +24,8 @@ void* counted(std::size_t bytes, std::size_t alignment) noexcept {
   ++allocation_count;
   allocated_bytes += bytes;
   const std::uint64_t live = live_bytes += malloc_usable_size(block);
-  for (std::uint64_t peak = peak_bytes; live > peak && !peak_bytes.compare_exchange_weak(peak, live);) {
+  for (std::uint64_t peak = peak_bytes;
+       live > peak && !peak_bytes.compare_exchange_weak(peak, live);) {
   }
   return block;
 }

@@ -12,4 +12,9 @@ inline std::atomic<std::uint64_t> allocated_bytes{0};   ///< sum of all requests
 inline std::atomic<std::uint64_t> live_bytes{0};        ///< given and not returned
 inline std::atomic<std::uint64_t> peak_bytes{0};        ///< largest `live_bytes` since it was set
 
+/// From 0 on: so many calls succeed yet, then one fails, or with `fail_for_good` every one.
+/// Negative: none fails. For programs that allocate on one thread meanwhile.
+inline std::atomic<std::int64_t> fail_after{-1};
+inline std::atomic<bool> fail_for_good{false};
+
 }  // namespace ciuic::testing

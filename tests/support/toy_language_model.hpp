@@ -18,7 +18,7 @@ struct ToySettings {
   std::int32_t vocab_size = 128;  // tokens are ASCII codes
   std::int32_t max_context_tokens = 256;
   std::int32_t page_tokens = 4;
-  TokenId end_token = 10;
+  TokenId end_token = 10;  // negative: it never ends
 };
 
 /// What the toy says after `context`: letters, now and then the end.
@@ -27,7 +27,8 @@ inline TokenId toy_next(std::span<const TokenId> context, const ToySettings& set
   for (TokenId token : context)
     hash = (hash ^ static_cast<std::uint64_t>(token + 1)) * 1099511628211u;
   hash ^= hash >> 29;
-  return hash % 23 == 0 ? settings.end_token : static_cast<TokenId>('a' + hash % 26);
+  return hash % 23 == 0 && settings.end_token >= 0 ? settings.end_token
+                                                   : static_cast<TokenId>('a' + hash % 26);
 }
 
 class ToyLanguageModel {
@@ -44,24 +45,37 @@ class ToyLanguageModel {
       : log_(std::move(log)), settings_(settings), end_(settings.end_token) {}
 
   StepModelLimits limits() const {
-    return {settings_.vocab_size, settings_.max_context_tokens, settings_.page_tokens, 64};
+    return {settings_.vocab_size, settings_.max_context_tokens, settings_.page_tokens, 64,
+            /*max_drafts=*/64};
   }
-  Result<void> reserve(std::int32_t pages, std::int32_t max_tokens, std::int32_t max_sequences) {
+  Result<void> reserve(std::int32_t pages, std::int32_t max_tokens, std::int32_t max_sequences,
+                       std::int32_t max_drafts = 0) {
+    max_drafts_ = max_drafts;
     cache_.assign(static_cast<std::size_t>(pages * settings_.page_tokens), -1);
     max_tokens_ = max_tokens;
     max_sequences_ = max_sequences;
     return {};
   }
   Result<void> step(std::span<const SequenceStep> sequences, std::span<StepResult> results) {
-    std::map<std::int32_t, int> owners;
+    std::map<std::int32_t, int> users, writers;
     std::size_t tokens = 0;
+    std::int32_t drafts = 0;
     for (const SequenceStep& s : sequences) {
       tokens += s.tokens.size();
-      for (std::int32_t page : s.pages) {
-        if (owners[page]++ != 0) broken("a page with two owners");
+      drafts += s.drafts;
+      for (std::size_t i = 0; i < s.pages.size(); ++i) {
+        ++users[s.pages[i]];
+        if (static_cast<std::int32_t>(i + 1) * settings_.page_tokens > s.first_position) {
+          ++writers[s.pages[i]];
+        }
       }
       if (s.tokens.empty()) broken("a sequence without tokens");
+      if (s.drafts < 0 || s.drafts >= std::ssize(s.tokens)) broken("nothing but guesses");
     }
+    for (const auto& [page, count] : writers) {
+      if (users[page] != 1) broken("a page that one writes and another uses");
+    }
+    if (drafts > max_drafts_) broken("too many guesses");
     if (std::ssize(sequences) > max_sequences_) broken("too many sequences");
     if (tokens > static_cast<std::size_t>(max_tokens_)) broken("too many tokens");
     log_->sequences_per_step.push_back(sequences.size());
@@ -85,12 +99,11 @@ class ToyLanguageModel {
       }
       results[i] = StepResult();
       if (!s.sample) continue;
-      if (context.back() == log_->nan_token) {
-        results[i].error = Error(ErrorCode::model_failed, "logits: a NaN");
-      } else if (log_->wild_token != -1 && context.back() == '?') {
-        results[i].token = log_->wild_token;
-      } else {
-        results[i].token = toy_next(context, settings_);
+      const std::size_t known = context.size() - static_cast<std::size_t>(s.drafts);
+      for (std::size_t n = known; n <= context.size(); ++n) {
+        choose(std::span(context).first(n), results[i]);
+        if (results[i].error || n == context.size() || results[i].token != context[n]) break;
+        ++results[i].accepted_drafts;
       }
     }
     return {};
@@ -116,6 +129,15 @@ class ToyLanguageModel {
   std::span<const TokenId> end_tokens() const { return {&end_, 1}; }
 
  private:
+  void choose(std::span<const TokenId> context, StepResult& result) const {
+    if (context.back() == log_->nan_token) {
+      result.error = Error(ErrorCode::model_failed, "logits: a NaN");
+    } else if (log_->wild_token != -1 && context.back() == '?') {
+      result.token = log_->wild_token;
+    } else {
+      result.token = toy_next(context, settings_);
+    }
+  }
   TokenId& cell(const SequenceStep& s, std::int32_t position) {
     const auto page = static_cast<std::size_t>(position / settings_.page_tokens);
     if (page >= s.pages.size()) {
@@ -139,7 +161,7 @@ class ToyLanguageModel {
   TokenId end_;
   std::vector<TokenId> cache_;
   TokenId spare_ = -1;
-  std::int32_t max_tokens_ = 0, max_sequences_ = 0;
+  std::int32_t max_tokens_ = 0, max_sequences_ = 0, max_drafts_ = 0;
 };
 
 /// The answer the toy gives to a request that runs alone.

@@ -1,14 +1,19 @@
 // GenerationScheduler: which sequences take part in the next step. Continuous batching: requests
 // join and leave between steps; prompts and single generated tokens share one packed batch.
 //
-// A pure state machine like the BatchCore inside it, which holds the waiting requests: no threads,
-// no clock, no model. The engine calls plan(), runs the model, and calls commit() or fail(); under
-// its lock, except while the model runs. submit() and cancel() may come in between.
+// A pure state machine like the BatchCore inside it, which holds the queue, slots and deadlines: no
+// threads, no clock, no model. The engine calls plan(), runs the model, and calls commit(); under
+// its lock, except while the model runs. submit() may come in between.
 //
-// A step, in this order: every running sequence that has its prompt behind it gives its last token;
-// then prompts, oldest first, fill what is left of `max_batch_tokens`; a prompt that does not fit
-// is cut and goes on in the next step. A request is admitted when a sequence slot is free and pages
-// for its whole prompt and answer are: nothing admitted can run out of memory later.
+// A step is a transaction. plan() takes the pages it needs; commit() moves sequences forward; a
+// step whose results are errors moves nobody, and what it wrote into pages counts for nothing.
+//
+// plan(), in this order:
+//   retire    what was cancelled or expired gives its pages back
+//   resume    sequences that lost their pages, then new requests, while there is a place in the
+//             batch and there are pages for all their tokens (residents.hpp). Beginnings that are
+//             known are not computed again. Whoever is next and does not fit is not overtaken.
+//   lay out   streams, guesses and pieces of prompts (step_plan.hpp)
 #pragma once
 
 #include <algorithm>
@@ -23,53 +28,14 @@
 #include "ciuic/base/generation.hpp"
 #include "ciuic/base/guarded.hpp"
 #include "ciuic/batching/batch_core.hpp"
-#include "ciuic/engine/generated_text.hpp"
-#include "ciuic/engine/generation.hpp"
-#include "ciuic/engine/page_pool.hpp"
-#include "ciuic/engine/text_stream.hpp"
+#include "ciuic/engine/engine_stats.hpp"
+#include "ciuic/engine/residents.hpp"
+#include "ciuic/engine/scheduler_limits.hpp"
+#include "ciuic/engine/sequence.hpp"
+#include "ciuic/engine/step_plan.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
-
-/// Counters since the engine began. A copy; consistent in itself.
-struct EngineStats {
-  std::uint64_t submitted = 0, completed = 0, failed = 0, cancelled = 0, expired = 0, refused = 0;
-  std::uint64_t steps = 0;
-  std::uint64_t sequence_steps = 0;  ///< sum over steps of the sequences in them
-  std::uint64_t prompt_tokens = 0;   ///< computed
-  std::uint64_t generated_tokens = 0;
-  std::int32_t running = 0;  ///< sequences now in the batch
-  std::size_t waiting = 0;   ///< requests not yet admitted
-  std::int32_t pages_used = 0, pages_total = 0;
-
-  double mean_sequences_per_step() const noexcept {
-    return steps == 0 ? 0.0 : static_cast<double>(sequence_steps) / static_cast<double>(steps);
-  }
-};
-
 namespace detail {
-
-/// One accepted request.
-struct Sequence {
-  std::shared_ptr<StreamState> stream;
-  std::vector<TokenId> tokens;  // prompt, then answer
-  std::int32_t prompt_tokens = 0;
-  std::int32_t computed = 0;  // positions whose keys and values are in the cache
-  std::vector<std::int32_t> pages;
-  GenerateOptions options;
-  GeneratedText text;
-  SlotHandle slot;
-  TimePoint submitted{}, started{}, first_token{};
-};
-
-struct SchedulerLimits {
-  std::int32_t max_sequences = 32;
-  std::int32_t max_batch_tokens = 2048;
-  std::int32_t max_context_tokens = 0;
-  std::int32_t vocab_size = 0;
-  std::int32_t page_tokens = 16;
-  std::int32_t pages = 0;
-  std::size_t queue_capacity = 1024;
-};
 
 /// Thread-safety: thread-compatible; the engine's lock guards it.
 class GenerationScheduler {
@@ -78,114 +44,117 @@ class GenerationScheduler {
   GenerationScheduler(const SchedulerLimits& limits, const Atomic<std::uint64_t>& cancels)
       : limits_(limits),
         cancels_(cancels),
-        core_({.max_batch_size = static_cast<std::size_t>(limits.max_sequences),
+        core_({.max_batch_size = 1,
                .min_batch_size = 1,
-               .max_batch_cost = static_cast<std::uint64_t>(limits.pages),
                .queue_capacity = limits.queue_capacity,
                .max_outstanding =
-                   limits.queue_capacity + static_cast<std::size_t>(limits.max_sequences)}),
-        pool_(limits.pages),
-        sequences_(core_.limits().max_outstanding) {
-    running_.reserve(static_cast<std::size_t>(limits.max_sequences));
-    in_step_.reserve(static_cast<std::size_t>(limits.max_sequences));
-    steps_.reserve(static_cast<std::size_t>(limits.max_sequences));
+                   limits.queue_capacity + static_cast<std::size_t>(limits.max_sequences) + 1,
+               .max_tenants = limits.max_tenants}),
+        sequences_(core_.limits().max_outstanding),
+        residents_(limits, sequences_.size(), stats_),
+        plan_(limits) {
+    to_continue_.reserve(sequences_.size());
+    spent_hooks_.reserve(2 * sequences_.size());
   }
 
-  /// Accepts a request whose prompt is in `sequence->tokens`, or says why not.
-  Result<void> submit(std::unique_ptr<Sequence> sequence, TimePoint now, TimePoint deadline) {
-    const auto prompt = static_cast<std::int64_t>(sequence->tokens.size());
-    if (prompt == 0)
-      return refuse(ErrorCode::invalid_argument, "prompt: wanted at least one token, got none");
-    if (prompt >= limits_.max_context_tokens) {
-      return refuse(ErrorCode::oversize,
-                    "prompt: wanted fewer tokens than the model's context of " +
-                        std::to_string(limits_.max_context_tokens) + ", got " +
-                        std::to_string(prompt));
+  /// Accepts a request whose prompt is in `sequence->tokens`, and takes it over; or says why not.
+  Result<void> submit(std::unique_ptr<Sequence>& sequence, TimePoint now, TimePoint deadline) {
+    Sequence& s = *sequence;
+    const auto prompt = static_cast<std::int64_t>(s.tokens.size());
+    if (prompt == 0) {
+      return Error(ErrorCode::invalid_argument, "prompt: wanted at least one token, got none");
     }
+    if (prompt >= limits_.max_context_tokens) {
+      return Error(ErrorCode::oversize,
+                   {"prompt: wanted fewer tokens than the model's context of ",
+                    std::to_string(limits_.max_context_tokens), ", got ", std::to_string(prompt)});
+    }
+    const std::int64_t longest =
+        std::min<std::int64_t>(prompt + s.options.max_new_tokens, limits_.max_context_tokens);
     // The last token of an answer is never fed back, so it needs no place in the cache.
-    const std::int64_t positions = std::min<std::int64_t>(prompt + sequence->options.max_new_tokens,
-                                                          limits_.max_context_tokens) -
-                                   1;
-    const std::int64_t pages =
-        ceil_div<std::int64_t>(std::max<std::int64_t>(positions, 1), limits_.page_tokens);
+    const std::int64_t pages = ceil_div<std::int64_t>(longest - 1, limits_.page_tokens);
     if (pages > limits_.pages) {
-      return refuse(ErrorCode::oversize, "prompt and max_new_tokens: wanted at most " +
-                                             std::to_string(limits_.pages) +
-                                             " pages of kv_memory, need " + std::to_string(pages));
+      return Error(ErrorCode::oversize,
+                   {"prompt and max_new_tokens: wanted at most ", std::to_string(limits_.pages),
+                    " pages of kv_memory, need ", std::to_string(pages)});
     }
     // All memory the request will need is taken here, where a failure can still be refused.
-    sequence->tokens.reserve(static_cast<std::size_t>(positions) + 1);
-    sequence->pages.reserve(static_cast<std::size_t>(pages));
-    const Admission admission =
-        core_.submit(now, {.cost = static_cast<std::uint64_t>(pages), .deadline = deadline});
+    const auto drafts = static_cast<std::size_t>(
+        std::min(s.options.draft_tokens, std::min(limits_.max_drafts, limits_.max_context_tokens)));
+    s.tokens.reserve(static_cast<std::size_t>(longest) + drafts);
+    s.pages.reserve(static_cast<std::size_t>(pages) + 1);
+    s.drafts.reserve(drafts);
+    s.draft_length = DraftLength(static_cast<std::int32_t>(drafts));
+    if (s.options.top_logprobs >= 0) {
+      s.logprobs.resize((drafts + 1) * static_cast<std::size_t>(1 + s.options.top_logprobs));
+    }
+    s.max_tokens = static_cast<std::int32_t>(longest);
+    s.prompt_tokens = static_cast<std::int32_t>(prompt);
+    s.submitted = now;
+    const Admission admission = core_.submit(now, {.cost = static_cast<std::uint64_t>(longest),
+                                                   .priority = s.options.priority,
+                                                   .deadline = deadline,
+                                                   .tenant = s.options.tenant});
     switch (admission.refusal) {
       case Refusal::none:
         break;
       case Refusal::expired:
-        return refuse(ErrorCode::expired, "deadline: already past at submit");
+        return Error(ErrorCode::expired, "deadline: already past at submit");
       case Refusal::shutting_down:
-        return refuse(ErrorCode::shutting_down, "engine: stopping");
-      case Refusal::oversize:
-        return refuse(ErrorCode::oversize, "kv_memory: too small for the request");
-      case Refusal::queue_full:
+        return Error(ErrorCode::shutting_down, "engine: stopping");
+      case Refusal::tenant_full:
+        return Error(ErrorCode::queue_full,
+                     {"max_tenants: requests of ", std::to_string(limits_.max_tenants),
+                      " other tenants are waiting"});
       case Refusal::outstanding_full:
-      case Refusal::tenant_full:  // this one and the next two: no tenants, groups or policy here
+        return Error(ErrorCode::queue_full,
+                     {"queue_capacity: ", std::to_string(core_.outstanding()),
+                      " requests run, pause or wait"});
+      case Refusal::queue_full:
+      case Refusal::oversize:  // this one and the next two: no such limits here
       case Refusal::unknown_group:
       case Refusal::infeasible:
-        return refuse(
+        return Error(
             ErrorCode::queue_full,
-            "queue_capacity: " + std::to_string(limits_.queue_capacity) + " requests are waiting");
+            {"queue_capacity: ", std::to_string(limits_.queue_capacity), " requests are waiting"});
     }
-    sequence->slot = admission.slot;
-    sequence->submitted = now;
-    sequence->prompt_tokens = static_cast<std::int32_t>(prompt);
+    s.slot = admission.slot;
     sequences_[admission.slot.index] = std::move(sequence);
     ++stats_.submitted;
     return {};
   }
 
   /// Retires what was cancelled or expired, admits what fits, and lays out the next step. Empty
-  /// when there is nothing to compute; `next_event` then says until when.
+  /// when there is nothing to compute: not before `next_event`, or until the engine's bell rings.
   std::span<const SequenceStep> plan(TimePoint now) {
     retire_cancelled();
-    for (bool more = true; more;) {
-      const BatchAction action = core_.poll(
-          now, {.max_count = static_cast<std::size_t>(limits_.max_sequences) - running_.size(),
-                .max_cost = static_cast<std::uint64_t>(pool_.available())});
-      switch (action.kind) {
-        case BatchAction::dispatch:
-          for (const SlotHandle& slot : action.slots) admit(slot, now);
-          break;
-        case BatchAction::expire:
-          for (const SlotHandle& slot : action.slots) {
-            ++stats_.expired;
-            end(slot, Error(ErrorCode::expired, "deadline: passed before the answer was finished"));
-          }
-          break;
-        case BatchAction::abandon:  // never: what must end is ended by end_all()
-        case BatchAction::wait_until:
-        case BatchAction::idle:
-          more = false;
-      }
-    }
-    lay_out_step();
-    return steps_;
+    retire_expired(now);
+    admit(now);
+    plan_.lay_out(residents_, now);
+    stats_.drafted_tokens += static_cast<std::uint64_t>(plan_.drafted_tokens());
+    return plan_.steps();
   }
 
-  /// Takes over what the model made of the planned step. A request whose text finds no memory fails
-  /// alone.
-  void commit(std::span<const StepResult> results, TimePoint now) {
+  /// Takes over what the model made of the planned step, which took `time`. A request whose text
+  /// finds no memory fails alone.
+  void commit(std::span<const StepResult> results, Duration time, TimePoint now) {
     ++stats_.steps;
-    stats_.sequence_steps += in_step_.size();
-    for (std::size_t i = 0; i < in_step_.size(); ++i) {
-      const SlotHandle slot = in_step_[i]->slot;
+    stats_.sequence_steps += plan_.sequences().size();
+    stats_.model_time += time;
+    plan_.observe(time);
+    for (std::size_t i = 0; i < results.size(); ++i) {
+      Sequence& sequence = *plan_.sequences()[i];
+      const SlotHandle slot = sequence.slot;
       const Result<void> committed = call_guarded(ErrorCode::model_failed, "the model's text", [&] {
-        commit_one(*in_step_[i], steps_[i], results[i], now);
+        commit_one(sequence, plan_.steps()[i], results[i], now);
       });
       if (!committed) fail_one(slot, committed.error());
     }
-    in_step_.clear();
-    steps_.clear();
+    const auto lost = [](const StepResult& result) {
+      return result.error && result.error->code() == ErrorCode::device_lost;
+    };
+    if (std::any_of(results.begin(), results.end(), lost)) residents_.lose_all();
+    plan_.clear();
   }
 
   /// Accepts nothing more; what waits and what runs goes on.
@@ -197,71 +166,102 @@ class GenerationScheduler {
     }
   }
   bool empty() const noexcept { return core_.outstanding() == 0; }
+  /// The first deadline of a request; `kNever` without one.
+  TimePoint next_event() const noexcept { return core_.next_deadline(); }
+
+  /// Streams whose callback or coroutine must be run once the engine's lock is released. The caller
+  /// swaps them out.
+  std::vector<std::shared_ptr<StreamState>>& to_continue() noexcept { return to_continue_; }
+  /// Hooks of requests that have ended: the host's objects, to be destroyed with no lock held after
+  /// every step.
+  std::vector<LogitsHook>& spent_hooks() noexcept { return spent_hooks_; }
+  void count_step_time(Duration time) noexcept { stats_.step_time += time; }
 
   EngineStats stats() const noexcept {
     EngineStats stats = stats_;
-    stats.running = static_cast<std::int32_t>(running_.size());
-    stats.waiting = core_.waiting();
-    stats.pages_total = pool_.total();
-    stats.pages_used = pool_.total() - pool_.available();
+    stats.running = static_cast<std::int32_t>(residents_.running().size());
+    for (const Sequence* sequence : residents_.running())
+      stats.paused += sequence->paused() ? 1 : 0;
+    stats.waiting = core_.waiting() + residents_.suspended();
+    stats.pages_total = residents_.pages().total();
+    stats.pages_used = residents_.pages().used();
+    stats.pages_cached = residents_.pages().idle();
     return stats;
   }
 
  private:
-  static Error refuse(ErrorCode code, const std::string& message) { return Error(code, message); }
-
-  void admit(SlotHandle slot, TimePoint now) {
-    Sequence& sequence = *sequences_[slot.index];
-    // Cannot fail: the room given to poll() was what the pool has.
-    (void)pool_.take(static_cast<std::int32_t>(core_.cost(slot)), sequence.pages);
-    sequence.started = now;
-    running_.push_back(&sequence);
-  }
-
-  void lay_out_step() {
-    steps_.clear();
-    in_step_.clear();
-    std::int32_t room = limits_.max_batch_tokens;
-    for (const bool prompts : {false, true}) {
-      for (Sequence* sequence : running_) {
-        if ((sequence->computed < sequence->prompt_tokens) != prompts || room == 0) continue;
-        const auto known = static_cast<std::int32_t>(sequence->tokens.size());
-        const std::int32_t count = std::min(known - sequence->computed, room);
-        room -= count;
-        const auto first = static_cast<std::size_t>(sequence->computed);
-        const auto end = static_cast<std::size_t>(sequence->computed + count);
-        in_step_.push_back(sequence);
-        steps_.push_back(
-            {.tokens = std::span(sequence->tokens).subspan(first, end - first),
-             .first_position = sequence->computed,
-             .pages = std::span(sequence->pages)
-                          .first(ceil_div(end, static_cast<std::size_t>(limits_.page_tokens))),
-             .sample = end == sequence->tokens.size(),
-             .history = sequence->tokens,
-             .sampling = &sequence->options.sampling});
-      }
+  void admit(TimePoint now) {
+    while (residents_.has_place()) {
+      Sequence* next = residents_.next_suspended();
+      if (next == nullptr) next = take_new(now);
+      if (next == nullptr || !residents_.let_in(*next)) return;
     }
   }
+  /// The next waiting request becomes a sequence without pages. Null when none waits.
+  Sequence* take_new(TimePoint now) {
+    const BatchAction action = core_.poll(now);
+    if (action.kind != BatchAction::dispatch || action.slots.empty()) return nullptr;
+    Sequence& sequence = *sequences_[action.slots[0].index];
+    sequence.turn = next_turn_++;
+    residents_.add(sequence);
+    return &sequence;
+  }
 
-  void commit_one(Sequence& sequence, const SequenceStep& step, const StepResult& result,
-                  TimePoint now) {
-    if (sequence.computed < sequence.prompt_tokens) stats_.prompt_tokens += step.tokens.size();
-    sequence.computed += static_cast<std::int32_t>(step.tokens.size());
-    if (result.error) return fail_one(sequence.slot, *result.error);
+  void commit_one(Sequence& s, const SequenceStep& step, const StepResult& result, TimePoint now) {
+    const auto guesses = static_cast<std::int32_t>(s.drafts.size());
+    const auto known = static_cast<std::int32_t>(s.tokens.size()) - guesses;
+    s.tokens.resize(static_cast<std::size_t>(known));
+    if (result.error) {
+      residents_.retract(s);  // a NaN may have begun earlier than it was seen
+      return fail_one(s.slot, *result.error);
+    }
+    count_computed(s);
+    if (step.sample && !check(result, guesses)) {
+      return fail_one(
+          s.slot,
+          Error(ErrorCode::contract_violation,
+                {"model: wanted a token below ", std::to_string(limits_.vocab_size),
+                 " after at most ", std::to_string(guesses), " guesses, got ",
+                 std::to_string(result.token), " after ", std::to_string(result.accepted_drafts)}));
+    }
+    const std::int32_t accepted = step.sample ? result.accepted_drafts : 0;
+    s.draft_length.observe(guesses, accepted);
+    stats_.accepted_drafts += static_cast<std::uint64_t>(accepted);
+    s.tokens.insert(s.tokens.end(), s.drafts.begin(), s.drafts.begin() + accepted);
+    s.computed += s.planned + accepted;
+    residents_.publish(s);
     if (!step.sample) return;
-    if (result.token < 0 || result.token >= limits_.vocab_size) {
-      return fail_one(sequence.slot,
-                      Error(ErrorCode::contract_violation,
-                            {"model: wanted a token below ", std::to_string(limits_.vocab_size),
-                             ", got ", std::to_string(result.token)}));
+    if (s.first_token == TimePoint{}) s.first_token = now;
+    const auto width = static_cast<std::size_t>(1 + step.top_logprobs);
+    for (std::int32_t i = 0; i <= accepted; ++i) {
+      const bool last = i == accepted;
+      const auto row = static_cast<std::size_t>(i) * width;
+      const std::span<const TokenLogprob> logprobs =
+          step.logprobs.empty() ? std::span<const TokenLogprob>()
+                                : std::span<const TokenLogprob>(step.logprobs).subspan(row, width);
+      ++stats_.generated_tokens;
+      if (last) s.tokens.push_back(result.token);
+      if (!accept(s, known + i, logprobs, now)) return;
     }
-    ++stats_.generated_tokens;
-    accept(sequence, result.token, now);
+  }
+  void count_computed(Sequence& s) noexcept {
+    const std::int32_t end = s.computed + s.planned;
+    const std::int32_t fresh = std::max(s.computed, s.furthest);
+    stats_.recomputed_tokens += static_cast<std::uint64_t>(std::min(end, fresh) - s.computed);
+    stats_.prompt_tokens +=
+        static_cast<std::uint64_t>(std::max(std::min(end, s.prompt_tokens) - fresh, 0));
+    s.furthest = std::max(s.furthest, end);
+  }
+  bool check(const StepResult& result, std::int32_t guesses) const noexcept {
+    return result.token >= 0 && result.token < limits_.vocab_size && result.accepted_drafts >= 0 &&
+           result.accepted_drafts <= guesses;
   }
 
-  /// A new token of a sequence: its text goes to the reader, and the end is recognised.
-  void accept(Sequence& sequence, TokenId token, TimePoint now) {
-    if (sequence.first_token == TimePoint{}) sequence.first_token = now;
+  /// The token at `position` of a sequence is new: its text goes to the reader, and the end is
+  /// recognised. False when the sequence has ended, and is gone.
+  bool accept(Sequence& sequence, std::int32_t position, std::span<const TokenLogprob> logprobs,
+              TimePoint now) {
+    const TokenId token = sequence.tokens[static_cast<std::size_t>(position)];
     const std::vector<TokenId>& stops = sequence.options.stop_tokens;
     if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
       return finish(sequence, FinishReason::stop, now);
@@ -269,31 +269,34 @@ class GenerationScheduler {
     if (!sequence.options.ignore_end_tokens && sequence.text.is_end_token(token)) {
       return finish(sequence, FinishReason::end_of_text, now);
     }
-    sequence.tokens.push_back(token);
     const bool stopped = sequence.text.push(token);
-    sequence.stream->append(sequence.text.ready(), token);
+    note(sequence, sequence.stream->append(sequence.text.ready(), token, logprobs));
     if (stopped) return finish(sequence, FinishReason::stop, now);
-    const auto length = static_cast<std::int32_t>(sequence.tokens.size());
-    if (length - sequence.prompt_tokens >= sequence.options.max_new_tokens ||
-        length >= limits_.max_context_tokens) {
-      finish(sequence, FinishReason::length, now);
-    }
+    if (position + 1 == sequence.max_tokens) return finish(sequence, FinishReason::length, now);
+    return true;
+  }
+  void note(const Sequence& sequence, bool continues) {
+    if (continues) to_continue_.push_back(sequence.stream);
   }
 
-  void finish(Sequence& sequence, FinishReason reason, TimePoint now) {
+  bool finish(Sequence& sequence, FinishReason reason, TimePoint now) {
+    bool continues = false;
     if (reason != FinishReason::stop || !sequence.text.stopped()) {
       if (sequence.text.finish()) reason = FinishReason::stop;
-      sequence.stream->append(sequence.text.ready(), std::nullopt);
+      continues = sequence.stream->append(sequence.text.ready(), std::nullopt, {});
     }
     ++stats_.completed;
-    sequence.stream->finish([&](Generation& generation) {
+    continues |= sequence.stream->finish([&](Generation& generation) {
       generation.reason = reason;
       generation.prompt_tokens = sequence.prompt_tokens;
+      generation.cached_tokens = sequence.cached;
       generation.queue_time = sequence.started - sequence.submitted;
       generation.time_to_first_token = sequence.first_token - sequence.submitted;
       generation.total_time = now - sequence.submitted;
     });
+    note(sequence, continues);
     remove(sequence.slot);
+    return false;
   }
 
   void fail_one(SlotHandle slot, Error error) {
@@ -301,15 +304,17 @@ class GenerationScheduler {
     end(slot, std::move(error));
   }
   void end(SlotHandle slot, Error error) {
-    if (!sequences_[slot.index]) return;  // already ended
-    sequences_[slot.index]->stream->fail(std::move(error));
+    Sequence* sequence = sequences_[slot.index].get();
+    if (sequence == nullptr) return;  // already ended
+    note(*sequence, sequence->stream->fail(std::move(error)));
     remove(slot);
   }
-
   void remove(SlotHandle slot) {
     Sequence* sequence = sequences_[slot.index].get();
-    pool_.give_back(sequence->pages);
-    std::erase(running_, sequence);
+    residents_.remove(*sequence);
+    if (sequence->options.logits_hook) {
+      spent_hooks_.push_back(std::move(sequence->options.logits_hook));
+    }
     sequences_[slot.index].reset();
     core_.release(slot);
   }
@@ -326,17 +331,28 @@ class GenerationScheduler {
       }
     }
   }
+  void retire_expired(TimePoint now) {
+    for (;;) {
+      const BatchAction action = core_.expire(now);
+      if (action.kind != BatchAction::expire) return;
+      for (const SlotHandle& slot : action.slots) {
+        ++stats_.expired;
+        end(slot, Error(ErrorCode::expired, "deadline: passed before the answer was finished"));
+      }
+    }
+  }
 
   SchedulerLimits limits_;
   const Atomic<std::uint64_t>& cancels_;
   std::uint64_t cancels_seen_ = 0;
-  BatchCore core_;
-  PagePool pool_;
-  std::vector<std::unique_ptr<Sequence>> sequences_;  // by slot: waiting and running
-  std::vector<Sequence*> running_;                    // in the order of admission
-  std::vector<Sequence*> in_step_;                    // of the planned step, parallel to steps_
-  std::vector<SequenceStep> steps_;
   EngineStats stats_;
+  BatchCore core_;                                    // requests that never ran
+  std::vector<std::unique_ptr<Sequence>> sequences_;  // by slot: all there are
+  Residents residents_;
+  StepPlan plan_;
+  std::vector<std::shared_ptr<StreamState>> to_continue_;
+  std::vector<LogitsHook> spent_hooks_;
+  std::uint64_t next_turn_ = 0;
 };
 
 }  // namespace detail

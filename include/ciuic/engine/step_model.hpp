@@ -13,10 +13,14 @@ namespace ciuic::inline CIUIC_ABI {
 
 /// A model that advances many sequences by one step. One engine drives it, from one thread at a
 /// time.
-/// - `reserve(pages, max_step_tokens, max_sequences)` makes room once, before the first step.
+/// - `limits()` says how large its pages are, and which of the optional parts of SequenceStep it
+///   honours.
+/// - `reserve(pages, max_step_tokens, max_sequences)` makes room once, before the first step. A
+///   model that checks guesses (`limits().max_drafts`) takes a fourth number: of guesses in a step.
 /// - `step(sequences, results)` advances all of them; on error none advanced and the same step may
-/// be
-///   tried again.
+///   be tried again. It writes the keys and values of `tokens`, and only those; a page it only
+///   reads may belong to several sequences that begin alike. Keys and values of earlier steps
+///   survive an error other than `device_lost`.
 template <class M>
 concept StepModel = requires(M& model, const M& constant, std::int32_t n,
                              std::span<const SequenceStep> sequences,
@@ -35,8 +39,8 @@ concept TokenTextStream = requires(S& stream, TokenId token) {
 };
 
 /// A step model that also speaks text. These functions are const and thread-safe.
-/// - `encode(text, parse_special)`: a prompt's ids, beginning-of-text included where the model
-/// wants it.
+/// - `encode(text, parse_special)`: a prompt's ids, with beginning-of-text where the model wants
+/// it.
 /// - `end_tokens()`: the ids that end an answer.
 template <class M>
 concept TextModel = StepModel<M> &&
@@ -60,7 +64,8 @@ class AnyTextModel {
  public:
   virtual ~AnyTextModel() = default;
   virtual StepModelLimits limits() const = 0;
-  virtual Result<void> reserve(std::int32_t pages, std::int32_t tokens, std::int32_t sequences) = 0;
+  virtual Result<void> reserve(std::int32_t pages, std::int32_t tokens, std::int32_t sequences,
+                               std::int32_t drafts) = 0;
   virtual Result<void> step(std::span<const SequenceStep>, std::span<StepResult>) = 0;
   virtual Result<std::vector<TokenId>> encode(std::string_view text, bool parse_special) const = 0;
   virtual std::unique_ptr<AnyTextStream> text_stream() const = 0;
@@ -71,9 +76,18 @@ template <TextModel M>
 class TextModelAdapter final : public AnyTextModel {
  public:
   explicit TextModelAdapter(M& model) : model_(model) {}
-  StepModelLimits limits() const override { return model_.limits(); }
-  Result<void> reserve(std::int32_t pages, std::int32_t tokens, std::int32_t sequences) override {
-    return model_.reserve(pages, tokens, sequences);
+  StepModelLimits limits() const override {
+    StepModelLimits limits = model_.limits();
+    if (!kTakesDrafts) limits.max_drafts = 0;
+    return limits;
+  }
+  Result<void> reserve(std::int32_t pages, std::int32_t tokens, std::int32_t sequences,
+                       std::int32_t drafts) override {
+    if constexpr (kTakesDrafts) {
+      return model_.reserve(pages, tokens, sequences, drafts);
+    } else {
+      return model_.reserve(pages, tokens, sequences);
+    }
   }
   Result<void> step(std::span<const SequenceStep> s, std::span<StepResult> r) override {
     return model_.step(s, r);
@@ -89,6 +103,9 @@ class TextModelAdapter final : public AnyTextModel {
   }
 
  private:
+  static constexpr bool kTakesDrafts = requires(M & model, std::int32_t n) {
+    model.reserve(n, n, n, n);
+  };
   using Native = decltype(std::declval<const M&>().text_stream());
   class Stream final : public AnyTextStream {
    public:

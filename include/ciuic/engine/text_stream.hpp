@@ -1,113 +1,33 @@
-// TextStream: the reader's end of one generation.
+// TextStream: the reader's end of one generation, and every way to wait for it.
 #pragma once
 
+#include <coroutine>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 
-#include "ciuic/base/clock.hpp"
-#include "ciuic/engine/generation.hpp"
+#include "ciuic/engine/stream_state.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
-namespace detail {
 
-/// Rings the engine's bell; shared, so that a stream may outlive its engine.
-struct EngineBell {
-  Mutex mutex;
-  CondVar changed;
-  std::uint64_t rings CIUIC_GUARDED_BY(mutex) = 0;
-  Atomic<std::uint64_t> cancels{0};
-
-  void ring() noexcept {
-    {
-      const Lock lock(mutex);
-      ++rings;
-    }
-    changed.notify_one();
-  }
-};
-
-/// What engine and reader share. Resolved exactly once, by `finish`. The text of an answer is
-/// bounded by its max_new_tokens, so nothing here grows without limit.
-class StreamState {
- public:
-  explicit StreamState(std::shared_ptr<EngineBell> bell) : bell_(std::move(bell)) {}
-
-  // --- the engine's side ------------------------------------------------------------------------
-  void append(std::string_view text, std::optional<TokenId> token) {
-    {
-      const Lock lock(mutex_);
-      generation_.text += text;
-      if (token) generation_.tokens.push_back(*token);
-    }
-    if (!text.empty()) readable_.notify_all();
-  }
-  /// Ends the stream with what `fill` writes into the generation, or with an error.
-  template <class Fill>
-  void finish(Fill fill) {
-    {
-      const Lock lock(mutex_);
-      if (finished_) return;
-      fill(generation_);
-      finished_ = true;
-    }
-    readable_.notify_all();
-  }
-  void fail(Error error) {
-    {
-      const Lock lock(mutex_);
-      if (finished_) return;
-      error_ = std::move(error);
-      finished_ = true;
-    }
-    readable_.notify_all();
-  }
-  bool cancel_requested() const noexcept { return cancelled_.load(std::memory_order_acquire); }
-
-  // --- the reader's side ------------------------------------------------------------------------
-  void cancel() noexcept {
-    if (finished() || cancelled_.exchange(true, std::memory_order_acq_rel)) return;
-    bell_->cancels.fetch_add(1, std::memory_order_acq_rel);
-    bell_->ring();
-  }
-  bool finished() const noexcept {
-    const Lock lock(mutex_);
-    return finished_;
-  }
-  /// Text past `position`; waits for some when `wait`. No text and no error: the end, or not yet.
-  Result<std::string> read(std::size_t& position, bool wait, bool& at_end) {
-    Lock lock(mutex_);
-    while (wait && !finished_ && generation_.text.size() == position) readable_.wait(lock);
-    std::string piece = generation_.text.substr(position);
-    position += piece.size();
-    at_end = finished_ && piece.empty();
-    if (at_end && error_) return *error_;
-    return piece;
-  }
-  Result<Generation> take() {
-    Lock lock(mutex_);
-    while (!finished_) readable_.wait(lock);
-    if (error_) return *error_;
-    return generation_;
-  }
-
- private:
-  mutable Mutex mutex_;
-  CondVar readable_;
-  Generation generation_ CIUIC_GUARDED_BY(mutex_);
-  std::optional<Error> error_ CIUIC_GUARDED_BY(mutex_);
-  bool finished_ CIUIC_GUARDED_BY(mutex_) = false;
-  Atomic<bool> cancelled_{false};
-  std::shared_ptr<EngineBell> bell_;
-};
-
-}  // namespace detail
-
-/// Text of one answer as it is made. A deadline is noticed between steps. Dropping an unfinished
-/// stream cancels its request; `detach` lets it run. May outlive its engine. Thread-safety:
-/// thread-compatible; one reader.
+/// Text of one answer as it is made. Dropping an unfinished stream cancels its request; `detach`
+/// lets it run. May outlive its engine, but not the host's clock.
+///
+/// Ways to wait, for a piece of text / for the whole answer:
+///   blocking        `next()`                     `finish()`, `wait_for(timeout)`
+///   without         `try_next()`                 `is_ready()`
+///   callback        `std::move(s).on_text(f)`    `std::move(s).on_ready(f)`
+///   coroutine       `co_await s.next_piece()`    `co_await std::move(s)`
+/// Where there is no memory for a copy of the text, the error is `out_of_memory` and the text stays
+/// for the next try; `on_text`, `on_ready` and `cancel_on` then throw and change nothing.
+/// Callbacks and coroutines run on the thread that makes the answer, between two steps, with no
+/// lock held: keep them short. They may submit; what they throw is counted and harms nobody. Do not
+/// destroy a coroutine that waits here while its engine runs on another thread: `cancel`, and let
+/// it resume with `cancelled`.
+///
+/// Thread-safety: thread-compatible; one reader. To cancel from another thread, `cancel_on`.
 class TextStream {
  public:
   TextStream() noexcept = default;
@@ -119,9 +39,10 @@ class TextStream {
   TextStream& operator=(TextStream&& other) noexcept {
     if (this != &other) {
       cancel();
+      stop_.reset();
       state_ = std::move(other.state_);
+      stop_ = std::move(other.stop_);
       without_state_ = other.without_state_;
-      position_ = other.position_;
       piece_ = std::move(other.piece_);
     }
     return *this;
@@ -132,37 +53,109 @@ class TextStream {
   /// The view is valid until the next call. An error (`expired`, `cancelled`, `shutting_down`,
   /// `model_failed`, …) comes after the text that was made before it, and never looks like an end.
   [[nodiscard]] Result<std::optional<std::string_view>> next() { return read(true); }
-
   /// Like `next` without waiting: an empty view means "nothing yet".
   [[nodiscard]] Result<std::optional<std::string_view>> try_next() { return read(false); }
+  /// `co_await` it for what `next` gives.
+  auto next_piece() noexcept { return PieceAwaiter{*this}; }
+  /// `fn(Result<std::optional<std::string_view>>)` for each piece, the last time with nothing (the
+  /// end) or the error. The request goes on although this object is gone.
+  template <class F>
+  requires std::is_invocable_v<F&, Result<std::optional<std::string_view>>>
+  void on_text(F fn) && {
+    struct Loop {
+      Loop(TextStream&& s, F&& f) : stream(std::move(s)), fn(std::move(f)) {}
+      TextStream stream;
+      F fn;
+      static void run(const std::shared_ptr<Loop>& self) {
+        for (;;) {
+          Result<std::optional<std::string_view>> piece = self->stream.try_next();
+          const bool last = !piece || !*piece;
+          if (last || !(*piece)->empty()) self->fn(std::move(piece));
+          if (last) return;
+          if (self->stream.state_->continue_with([self] { run(self); }, false)) return;
+        }
+      }
+    };
+    const std::shared_ptr<detail::StreamState> state = state_;
+    auto loop = std::make_shared<Loop>(std::move(*this), std::move(fn));
+    call_host(state, [&] { Loop::run(loop); });
+  }
 
   /// Waits for the end and returns the whole answer, also what `next` has already given. Waiting is
   /// for threads that do not themselves have to drive the engine: a host-driven one, or the only
-  /// thread of the executor that runs it, would wait for itself; those use `is_ready`, `try_next`.
+  /// thread of the executor that runs it, would wait for itself.
   [[nodiscard]] Result<Generation> finish() {
     if (!state_) return no_stream();
     return state_->take();
   }
-  /// True once `finish` would not block.
+  /// Waits at most so long, on the engine's clock; true once `finish` would not block.
+  bool wait_for(Duration timeout) {
+    return !state_ || state_->wait_until_finished(add_saturating(state_->now(), timeout));
+  }
   [[nodiscard]] bool is_ready() const noexcept { return !state_ || state_->finished(); }
+  /// `fn(Result<Generation>)` once the answer is there. The request goes on although this object is
+  /// gone.
+  template <class F>
+  requires std::is_invocable_v<F&, Result<Generation>>
+  void on_ready(F fn) && {
+    struct Last {
+      Last(TextStream&& s, F&& f) : stream(std::move(s)), fn(std::move(f)) {}
+      void operator()() { fn(stream.finish()); }
+      TextStream stream;
+      F fn;
+    };
+    const std::shared_ptr<detail::StreamState> state = state_;
+    auto last = std::make_shared<Last>(std::move(*this), std::move(fn));
+    if (state && state->continue_with([last] { (*last)(); }, true)) return;
+    call_host(state, *last);
+  }
+  /// `Result<Generation> answer = co_await engine.generate(prompt);`
+  auto operator co_await() && noexcept;
 
   /// Gives the request up; the engine frees its place within one step. Harmless when finished.
   void cancel() noexcept {
     if (state_) state_->cancel();
   }
+  /// Cancels the request when `token` is stopped, from whatever thread. Once per stream; until it
+  /// is detached or dropped.
+  void cancel_on(StopToken token) {
+    if (state_) stop_ = std::make_unique<StopCallback<Cancel>>(std::move(token), Cancel{state_});
+  }
   /// Lets the request run to its end unread.
-  void detach() noexcept { state_.reset(); }
+  void detach() noexcept {
+    stop_.reset();
+    if (state_) state_->lift_back_pressure();
+    state_.reset();
+  }
 
  private:
+  struct Cancel {
+    std::shared_ptr<detail::StreamState> state;
+    void operator()() const noexcept { state->cancel(); }
+  };
+  struct PieceAwaiter {
+    TextStream& stream;
+    bool await_ready() const noexcept { return !stream.state_; }
+    bool await_suspend(std::coroutine_handle<> waiting) {
+      return stream.state_->continue_with([waiting] { waiting.resume(); }, false);
+    }
+    Result<std::optional<std::string_view>> await_resume() { return stream.read(false); }
+  };
+  struct EndAwaiter;
+
+  template <class F>
+  static void call_host(const std::shared_ptr<detail::StreamState>& state, F&& callback) noexcept {
+    if (state) return state->call_host(callback);
+    static_cast<void>(call_guarded(ErrorCode::internal, "callback", callback));
+  }
   Error no_stream() const {
     if (without_state_ != ErrorCode::invalid_argument) return Error(without_state_);
-
     return Error(ErrorCode::invalid_argument, "stream: detached or moved from");
   }
   Result<std::optional<std::string_view>> read(bool wait) {
     if (!state_) return no_stream();
     bool at_end = false;
-    Result<std::string> piece = state_->read(position_, wait, at_end);
+    Result<std::string> piece = state_->read(wait, at_end);
     if (!piece) return std::move(piece).error();
     piece_ = *std::move(piece);
     if (at_end) return std::optional<std::string_view>();
@@ -170,9 +163,19 @@ class TextStream {
   }
 
   std::shared_ptr<detail::StreamState> state_;
+  std::unique_ptr<StopCallback<Cancel>> stop_;
   ErrorCode without_state_ = ErrorCode::invalid_argument;
-  std::size_t position_ = 0;
   std::string piece_;
 };
+
+struct TextStream::EndAwaiter {
+  TextStream stream;
+  bool await_ready() const noexcept { return stream.is_ready(); }
+  bool await_suspend(std::coroutine_handle<> waiting) {
+    return stream.state_->continue_with([waiting] { waiting.resume(); }, true);
+  }
+  Result<Generation> await_resume() { return stream.finish(); }
+};
+inline auto TextStream::operator co_await() && noexcept { return EndAwaiter{std::move(*this)}; }
 
 }  // namespace ciuic::inline CIUIC_ABI
