@@ -6,11 +6,12 @@
 
 A *pair* is one cell (shape, weights, threads, batch and context) against one peer. A round of it runs
 ciuic, the peer and ciuic again, each in a process of its own, and appends one line of JSON to FILE: what
-the machine could do just then, the peer's tokens/s, and the mean of ciuic's two. Only figures of one
-round are ever divided by each other; the report gives medians over rounds.
+the machine could do just then, the peer's tokens/s, and the mean of ciuic's two. (Of two rounds of one
+cell, the second begins with the run that ended the first.) Only figures of one round are ever divided by
+each other; the report gives medians over rounds. A "pair" with nobody, NAME:alone, is ciuic's alone.
 
 Each call takes the pairs with the fewest rounds first, and starts none that would not end within
---seconds. --work holds the peers' models (make_gguf.py writes DIR/gguf; others are made on first use).
+--seconds. --work holds the models (make_gguf.py writes DIR/gguf; others are made on first use).
 """
 import argparse
 import datetime
@@ -50,6 +51,11 @@ def make_pairs():
         for context, batch, peer in itertools.product((192, 1024), (8, 32), ("ik", "llama")):
             add(peer, shape="llama-1.1b", weights="i8", threads=threads, batch=batch,
                 context=context)
+        for weights in ("i8", "i4", "bf16", "f32"):
+            add("alone", shape="llama-1.1b", weights=weights, **one)
+        for context, batch in itertools.product((192, 1024), (8, 32)):
+            add("alone", shape="llama-1.1b", weights="i8", threads=threads, batch=batch,
+                context=context)
         for weights, mode, matrix in itertools.product(
                 ("i8", "f32"), ("hot", "cold"),
                 ("768x3072", "2048x2048", "2048x5632", "4096x4096")):
@@ -62,6 +68,7 @@ def make_pairs():
 class Runner:
     def __init__(self, options):
         self.o = options
+        self.last = None, None  # a cell, and what ciuic did in it
 
     def lines(self, command):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -69,13 +76,29 @@ class Runner:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()[-400:]}")
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
+    def model(self, cell):
+        """Which weights ciuic is to take. Quantized directories load faster than random weights."""
+        shape = f"{SHAPES}/{cell['shape']}.json"
+        if cell["weights"] == "f32" or not self.o.work:
+            return ["--random-weights", shape, "--weights", cell["weights"]]
+        folder = f"{self.o.work}/ciuic"
+        path = f"{folder}/{cell['shape']}-{cell['weights']}"
+        if not os.path.exists(path):
+            import make_directory  # needs numpy, which a report does not
+            source = make_directory.make(shape, folder)
+            subprocess.run([f"{self.o.ciuic}/bin/ciuic", "quantize", "--model", source, "--out", path,
+                            "--weights", cell["weights"]], check=True)
+        return ["--model", path]
+
     def ciuic(self, cell):
-        command = [f"{self.o.ciuic}/bin/ciuic", "bench", "--json", "--random-weights",
-                   f"{SHAPES}/{cell['shape']}.json", "--weights", cell["weights"], "--threads",
+        cell = {key: value for key, value in cell.items() if key != "peer"}
+        command = [f"{self.o.ciuic}/bin/ciuic", "bench", "--json", *self.model(cell), "--threads",
                    str(cell["threads"]), "--batch", str(cell["batch"]), "--prompt-tokens",
-                   str(cell["context"]), "--gen-tokens", str(tokens(cell)), "--repeat", "3"]
+                   str(cell["context"]), "--gen-tokens", str(tokens(cell)), "--repeat",
+                   "1" if cell["shape"] == "llama-1.1b" and cell["batch"] == 1 else "3"]
         row = self.lines(command)[0]["runs"][0]
-        return {what: row[f"{what}_tokens_per_s"] for what in ("prefill", "decode")}
+        self.last = cell, {what: row[f"{what}_tokens_per_s"] for what in ("prefill", "decode")}
+        return self.last[1]
 
     def peer(self, cell):
         flags = ["--shape", f"{SHAPES}/{cell['shape']}.json", "--threads", str(cell["threads"]),
@@ -88,6 +111,8 @@ class Runner:
             folder = self.o.llama if cell["peer"] == "llama" else self.o.ik
             flags += ["--bin", folder, "--gguf", f"{self.o.work}/gguf", "--engine",
                       LABELS[cell["peer"]], "--repeat", "1"]
+            version = getattr(self.o, cell["peer"] + "_version")
+            flags += ["--version", version] if version else []
             if cell["batch"] > 1:
                 flags += ["--what", "batched", "--batch", str(cell["batch"])]
                 flags += ["--shared-prompt"] if shares_prompt(cell) else []
@@ -112,7 +137,11 @@ class Runner:
         if not self.o.ciuic:
             record["peer"], record["version"] = self.peer(cell)
             return record
-        before = self.ciuic(cell)
+        if cell["peer"] == "alone":
+            record["peer"], record["ciuic"] = {}, self.ciuic(cell)
+            return record
+        same = self.last[0] == {key: value for key, value in cell.items() if key != "peer"}
+        before = self.last[1] if same else self.ciuic(cell)
         record["peer"], record["version"] = self.peer(cell)
         after = self.ciuic(cell)
         record["ciuic"] = {what: (before[what] + after[what]) / 2 for what in before}
@@ -144,6 +173,7 @@ def measure(options):
     """Rounds of the pairs that match, those with the fewest first, while there is time."""
     start, runner, pairs = time.time(), Runner(options), make_pairs()
     have = {"torch": True, "onnx": True, "ct2": True, "onednn": options.ciuic,
+            "alone": options.ciuic,
             "llama": options.llama, "ik": options.ik}
     names = [n for n, c in pairs.items() if have[c["peer"]] and
              any(fnmatch.fnmatch(n, p) for p in options.only)]
@@ -171,14 +201,14 @@ def measure(options):
 
 
 def work(shape):
-    """Multiply-adds of one token in the layers' matrices, in those and the head; bytes of keys and
-    values of one position as f32."""
+    """Multiply-adds of one token in the layers' matrices, in those and the head; elements of the keys
+    and values of one position."""
     with open(f"{SHAPES}/{shape}.json", encoding="utf-8") as file:
         c = json.load(file)
     model, layers = c["hidden_size"], c["num_hidden_layers"]
     kv = model // c["num_attention_heads"] * c["num_key_value_heads"]
     matrices = layers * (2 * model * model + 2 * model * kv + 3 * model * c["intermediate_size"])
-    return matrices, matrices + c["vocab_size"] * model, layers * 2 * kv * 4
+    return matrices, matrices + c["vocab_size"] * model, layers * 2 * kv
 
 
 def roof(cell, probe, what):
@@ -188,9 +218,9 @@ def roof(cell, probe, what):
     peak = probe["byte_dot_gops" if cell["weights"] in ("i8", "i4") else "fma_gflops"] * 1e9
     if what == "prefill":
         return peak / (2 * layers)
-    step_bytes = parameters * {"f32": 4, "bf16": 2, "i8": 1, "i4": 0.5}[cell["weights"]]
+    step_bytes = parameters * {"f32": 4, "bf16": 2, "i8": 1, "i4": 0.5 + 2 / 64}[cell["weights"]]
     if cell["context"] >= 1024:
-        step_bytes += cell["batch"] * cell["context"] * kv
+        step_bytes += cell["batch"] * cell["context"] * kv * (4 if cell["weights"] == "f32" else 2)
     steps = probe["read_gb_per_s"] * 1e9 / step_bytes
     return min(peak / (2 * parameters), steps * cell["batch"])
 
@@ -206,13 +236,35 @@ def summarise(samples):
             ours = sample["ciuic"][what]
             row["ours"].append(ours)
             row["share"].append(ours / roof(cell, sample["probe"], what))
-            if what in sample["peer"]:
+            if what in sample["peer"]:  # nothing for those alone
                 flattered = cell["batch"] > 1 and sample["cell"]["peer"] == "ik" and (
                     shares_prompt(sample["cell"]))
                 row["flattered"] |= {"ik"} if flattered else set()
                 row["peers"].setdefault(sample["cell"]["peer"], []).append(
                     (sample["peer"][what], ours / sample["peer"][what]))
     return table
+
+
+def rate_and_ratio(pairs):
+    ratios = [ratio for _, ratio in pairs]
+    text = f"{statistics.median(rate for rate, _ in pairs):.1f} (**{statistics.median(ratios):.2f}×**"
+    if len(pairs) > 1:
+        text += f", {min(ratios):.2f}-{max(ratios):.2f}"
+    return text + f", n={len(pairs)})"
+
+
+def behind(table):
+    """Lines that name every cell in which some peer was ahead of ciuic."""
+    lines = []
+    for (_, what), row in table.items():
+        cell = row["cell"]
+        for peer, pairs in row["peers"].items():
+            ratio = statistics.median(r for _, r in pairs)
+            if ratio < 1:
+                lines.append(f"- {cell['shape']}, {cell['weights']}, {cell['threads']} threads, {what} of "
+                             f"{cell['batch']} at {cell['context']}: {LABELS[peer]} {1 / ratio:.2f}× of "
+                             "ciuic")
+    return lines
 
 
 def model_table(rows, peers):
@@ -224,9 +276,8 @@ def model_table(rows, peers):
                  f"{statistics.median(row['ours']):.1f}", f"{statistics.median(row['share']):.2f}"]
         for peer in peers:
             pairs = row["peers"].get(peer)
-            cells.append("" if not pairs else
-                         f"{statistics.median(p for p, _ in pairs):.1f} (**{statistics.median(r for _, r in pairs):.2f}×**, "
-                         f"n={len(pairs)}){'†' if peer in row['flattered'] else ''}")
+            cells.append("" if not pairs else rate_and_ratio(pairs) +
+                         ("†" if peer in row["flattered"] else ""))
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -303,9 +354,14 @@ def report(options):
            "tokens/s, medians over rounds; in brackets ciuic's rate over the peer's in the same round, "
            "n rounds. The roof of prefill is the multiply-add peak (bytes for i8 and i4, f32 for f32 and "
            "bf16) probed in that round over the multiply-adds of the layers' matrices; the roof of "
-           "decoding is the smaller of that and of read bandwidth over the weights' bytes (bits × "
-           "parameters; from context 1024 on with f32 keys and values). All weights are random; peers "
-           "hold them as Q8_0, Q4_0, BF16 and F32, or in their own int8.", "",
+           "decoding is the smaller of that and of read bandwidth over the weights' bytes (from "
+           "context 1024 on with those of keys and values, f16 beside all weights but f32). All weights "
+           "are random; peers hold them as Q8_0, Q4_0, BF16 and F32, or in their own int8.", "",
+           "The processor is shared with others, whom nobody here controls: what the same program does "
+           "changes by a third within minutes, for all engines alike. So ratios count, and their range "
+           "over the rounds stands behind them; rates and shares of the roof are those of busy minutes.",
+           "",
+           *([options.note, ""] if options.note else []),
            "Versions: " + "; ".join(f"{LABELS[p]} {v}" for p, v in versions) + ".", ""]
     for shape, title in (("llama-1.1b", "1.1 B Llama shape"), ("llama-110m", "110 M Llama shape")):
         rows = [(k, r) for k, r in table.items() if r["cell"]["shape"] == shape]
@@ -324,6 +380,7 @@ def report(options):
             if picture(f"{title}: {what}", [kr for kr in rows if kr[0][1] == what],
                        f"{options.report}/cpu/{name}.svg"):
                 out += [f"![{title}, {what}](cpu/{name}.svg)", ""]
+    out += ["## Where a peer is ahead", "", *(behind(table) or ["Nowhere, by the medians above."]), ""]
     gemm = gemm_table(samples)
     if gemm:
         out += ["## Matrices alone, against oneDNN", "",
@@ -346,12 +403,15 @@ def main():
                                      formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--samples", required=True, help="lines of JSON, appended to")
     parser.add_argument("--report", metavar="DIR", help="write DIR/cpu.md and measure nothing")
+    parser.add_argument("--note", help="a paragraph for the report")
     parser.add_argument("--ciuic", help="a build directory with the benchmarks; without it the peers "
                         "run alone, and no ratio comes of it")
     parser.add_argument("--python", default=sys.executable, help="one that has the peers' packages")
     parser.add_argument("--work", help="where the peers' models are kept")
     parser.add_argument("--llama", help="llama.cpp's programs; without it, it is left out")
     parser.add_argument("--ik", help="ik_llama.cpp's programs; likewise")
+    parser.add_argument("--llama-version", help="the commit, where the build does not know its own")
+    parser.add_argument("--ik-version")
     parser.add_argument("--only", nargs="*", default=["*"], metavar="PATTERN",
                         help="pairs to measure, e.g. '1.1b-i8-*:ik'; --list shows all")
     parser.add_argument("--seconds", type=float, default=85)

@@ -9,14 +9,17 @@ to each of them; ik_llama.cpp lets all share its cells, which spares it memory t
 of their own would cost: such a sample carries "shared_prompt": true.
 """
 import json
+import os
 import re
 import subprocess
+import tempfile
 
 from samples import arguments, emit, shape_name
 
 
 def run(command):
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False,
+                          cwd=tempfile.gettempdir())  # where some write a log
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(command)}: exit status {done.returncode}\n{done.stderr[-2000:]}")
     return done.stdout + done.stderr
@@ -37,7 +40,9 @@ def main():
     parser.add_argument("--batch", default="8,32")
     parser.add_argument("--shared-prompt", action="store_true")
     parser.add_argument("--extra", default="", help="more flags for the peer, e.g. '-rtr 1'")
+    parser.add_argument("--version", help="the peer's commit, where its build does not know it")
     options = parser.parse_args()
+    options.bin, options.gguf = os.path.abspath(options.bin), os.path.abspath(options.gguf)
     model = f"{options.gguf}/{shape_name(options.shape)}-{options.weights}.gguf"
     common = {"engine": options.engine, "shape": shape_name(options.shape),
               "weights": options.weights, "threads": options.threads}
@@ -58,7 +63,7 @@ def main():
             row = llama_bench(["-p", "0", "-n", new, "-d", prompt] if depth
                               else ["-p", "0", "-n", "0", "-gp", f"{prompt},{new}"])
         if what != "batched":
-            emit(**common, version=row["build_commit"], what=what, batch=1,
+            emit(**common, version=options.version or row["build_commit"], what=what, batch=1,
                  context=options.prompt_tokens, tokens_per_s=row["avg_ts"])
             continue
         for batch in options.batch.split(","):
