@@ -19,7 +19,7 @@ struct Flags {
   GenerateOptions request;
   bool greedy = false, chat = false;
   std::optional<float> temperature, top_p, repetition_penalty;
-  std::optional<std::int32_t> top_k, max_new_tokens;
+  std::optional<std::int32_t> top_k, max_new_tokens, draft_tokens, top_logprobs;
   std::optional<std::uint64_t> seed;
   std::int32_t max_batch_tokens = 2048;
 };
@@ -82,8 +82,8 @@ void read_stop(const Json& line, const std::string& where, std::vector<std::stri
 
 void refuse_unknown(const Json& line, const std::string& where) {
   static constexpr std::string_view kKnown[] = {
-      "prompt", "max-new-tokens",     "greedy", "temperature",   "top-k",
-      "top-p",  "repetition-penalty", "seed",   "parse-special", "stop"};
+      "prompt", "max-new-tokens",     "greedy", "temperature",   "top-k", "draft-tokens",
+      "top-p",  "repetition-penalty", "seed",   "parse-special", "stop",  "top-logprobs"};
   for (const auto& [name, value] : line.items()) {
     std::string dashed = name;
     std::replace(dashed.begin(), dashed.end(), '_', '-');
@@ -109,6 +109,8 @@ GenerateOptions resolve(const Flags& flags, const GenerationConfig& recommended)
       static_cast<float>(recommended.repetition_penalty.value_or(1.0)));
   sampling.seed = flags.seed.value_or(0);
   options.max_new_tokens = flags.max_new_tokens.value_or(recommended.max_new_tokens.value_or(128));
+  options.draft_tokens = flags.draft_tokens.value_or(0);
+  options.top_logprobs = flags.top_logprobs.value_or(-1);
   return options;
 }
 
@@ -132,6 +134,8 @@ std::vector<Prompt> read_prompts(const Flags& flags, const GenerationConfig& rec
     read_option(line, "top-p", where, own.top_p);
     read_option(line, "repetition-penalty", where, own.repetition_penalty);
     read_option(line, "seed", where, own.seed);
+    read_option(line, "draft-tokens", where, own.draft_tokens);
+    read_option(line, "top-logprobs", where, own.top_logprobs);
     if (line.contains("temperature") && own.temperature > 0.0f) own.greedy = false;
     read_flag(line, "greedy", where, own.greedy);
     read_flag(line, "parse-special", where, own.request.parse_special);
@@ -172,14 +176,28 @@ void render_chat(const Flags& flags, const LanguageModel& model, std::vector<Pro
   }
 }
 
+Json to_json(const std::vector<TokenLogprobs>& logprobs) {
+  Json rows = Json::array();
+  for (const TokenLogprobs& token : logprobs) {
+    Json top = Json::array();
+    for (const TokenLogprob& other : token.top) {
+      top.push_back({{"token", other.token}, {"logprob", other.logprob}});
+    }
+    rows.push_back({{"logprob", token.logprob}, {"top", std::move(top)}});
+  }
+  return rows;
+}
+
 void run(const Flags& flags) {
   LanguageModel model = flags.model.load();
   std::vector<Prompt> prompts = read_prompts(flags, model.generation_config());
   if (flags.chat) render_chat(flags, model, prompts);
 
   using Clock = std::chrono::steady_clock;
+  // Nobody watches one answer while another's prompt is computed: steps may be as long as they get.
   AsyncInferenceEngine engine(std::move(model), {.max_batch_tokens = flags.max_batch_tokens,
-                                                 .queue_capacity = prompts.size()});
+                                                 .queue_capacity = prompts.size(),
+                                                 .prompt_stretch = 0});
   const Clock::time_point start = Clock::now();
   std::vector<TextStream> streams;
   for (const Prompt& prompt : prompts) {
@@ -208,6 +226,7 @@ void run(const Flags& flags) {
       row["text"] = answer->text;
       row["tokens"] = answer->tokens;
       row["finish_reason"] = to_string(answer->reason);
+      if (!answer->logprobs.empty()) row["logprobs"] = to_json(answer->logprobs);
       prompt_tokens += static_cast<std::size_t>(answer->prompt_tokens);
       new_tokens += answer->tokens.size();
     } else {
@@ -236,6 +255,9 @@ void run(const Flags& flags) {
                   {"new_tokens", new_tokens},
                   {"seconds", seconds},
                   {"new_tokens_per_s", static_cast<double>(new_tokens) / seconds},
+                  {"cached_tokens", stats.cached_tokens},
+                  {"drafted_tokens", stats.drafted_tokens},
+                  {"accepted_drafts", stats.accepted_drafts},
                   {"steps", stats.steps},
                   {"mean_sequences_per_step", stats.mean_sequences_per_step()}}}});
   }
@@ -264,16 +286,28 @@ void add_generate(CLI::App& app) {
                       "Sample among the likeliest that reach probability P");
   command->add_option("--repetition-penalty", flags->repetition_penalty,
                       "More than 1 discourages repeats");
-  command->add_option("--seed", flags->seed, "Same seed, same answer");
+  command->add_option("--seed", flags->seed, "Same seed, same answer")
+      ->check([](const std::string& seed) {
+        return seed.starts_with('-') ? "wanted at least 0, got " + seed : std::string();
+      });
   command->add_option("--stop", flags->request.stop,
                       "End the answer before this text (repeatable)");
+  command->add_option("--draft-tokens", flags->draft_tokens,
+                      "Check up to N guesses a step: the same answer, sooner where text repeats");
+  command->add_option("--top-logprobs", flags->top_logprobs,
+                      "With --json: log-probabilities of each token and of the N likeliest");
   command->add_option("--max-batch-tokens", flags->max_batch_tokens, "Tokens of one step")
       ->check(CLI::Range(1, 1 << 20));
   command->add_flag("--chat", flags->chat,
                     "The prompt is a user's message: apply the model's chat template");
   command->add_flag("--parse-special", flags->request.parse_special,
                     "Literals of special tokens in the prompt are those tokens");
-  command->callback([flags] { run(*flags); });
+  command->callback([flags] {
+    if (flags->top_logprobs && !flags->model.json) {
+      throw Failure(kWrongUsage, "generate: --top-logprobs: wanted --json beside it");
+    }
+    run(*flags);
+  });
 }
 
 }  // namespace ciuic::tool

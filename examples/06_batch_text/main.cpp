@@ -1,5 +1,5 @@
 // Texts of different lengths in, one batch, single answers out: what the model would write next.
-//   03_batch_text examples/models/ciuic-tiny
+//   06_batch_text examples/models/ciuic-tiny
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -10,7 +10,7 @@ using ciuic::TokenId;
 
 int main(int argc, char** argv) {
   using namespace std::chrono_literals;
-  if (argc != 2) return std::fprintf(stderr, "usage: 03_batch_text MODEL_DIRECTORY\n"), 2;
+  if (argc != 2) return std::fprintf(stderr, "usage: 06_batch_text MODEL_DIRECTORY\n"), 2;
   ciuic::Result<ciuic::LanguageModel> model = ciuic::load_model(argv[1]);
   if (!model || model->tokenizer() == nullptr || !model->reserve(512, 4096, 64)) return 3;
   const ciuic::Tokenizer tokenizer = *model->tokenizer();
