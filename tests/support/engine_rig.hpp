@@ -76,8 +76,30 @@ struct Eager {
     std::suspend_never initial_suspend() noexcept { return {}; }
     std::suspend_never final_suspend() noexcept { return {}; }
     void return_void() noexcept {}
-    void unhandled_exception() { throw; }
+    /// The frame of a coroutine that throws to whoever resumed it stays until somebody destroys it.
+    void unhandled_exception() {
+      thrown().add(std::coroutine_handle<promise_type>::from_promise(*this));
+      throw;
+    }
   };
+  class Frames {
+   public:
+    ~Frames() {
+      for (const std::coroutine_handle<> frame : frames_) frame.destroy();
+    }
+    void add(std::coroutine_handle<> frame) {
+      const Lock lock(mutex_);
+      frames_.push_back(frame);
+    }
+
+   private:
+    Mutex mutex_;
+    std::vector<std::coroutine_handle<>> frames_ CIUIC_GUARDED_BY(mutex_);
+  };
+  static Frames& thrown() {
+    static Frames frames;
+    return frames;
+  }
 };
 
 /// What a reader saw, and when it was over; told by any thread, awaited by the test's.
