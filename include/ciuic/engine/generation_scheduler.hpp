@@ -170,7 +170,7 @@ class GenerationScheduler {
   TimePoint next_event() const noexcept { return core_.next_deadline(); }
 
   /// Streams whose callback or coroutine must be run once the engine's lock is released. The caller
-  /// swaps them out.
+  /// takes them out.
   std::vector<std::shared_ptr<StreamState>>& to_continue() noexcept { return to_continue_; }
   /// Hooks of requests that have ended: the host's objects, to be destroyed with no lock held after
   /// every step.
@@ -346,7 +346,7 @@ class GenerationScheduler {
   const Atomic<std::uint64_t>& cancels_;
   std::uint64_t cancels_seen_ = 0;
   EngineStats stats_;
-  BatchCore core_;                                    // requests that never ran
+  BatchCore core_;                                    // queue, slots, deadlines
   std::vector<std::unique_ptr<Sequence>> sequences_;  // by slot: all there are
   Residents residents_;
   StepPlan plan_;
