@@ -141,22 +141,30 @@ m("fetch_or(kReady, std::memory_order_acq_rel) & (kParked | kContinuation))", "f
   "a sleeper is not woken by publish()")
 m("    { Lock asleep(slot.mutex); }  // whoever set `parked` sleeps by now\n", "",
   "woken between looking and sleeping")
-m("    if ((before & kReady) == 0) return;\n", "    return;\n", "an answer before its callback is lost")
+m("    hold(index);\n    run_continuation(index);\n    let_go(index);\n", "", "an answer before its callback is lost")
 m("(flags | kClaimed) + kHolder,", "(flags | kClaimed),", "a cancel lets go of what it does not hold")
 m("(flags | kReady) - kHolder,", "(flags | kReady),", "a quiet answer keeps its slot for ever")
-m("      if ((head & kRetired) != 0) {\n        if (staying) leave();\n        return leave();\n      }\n", "",
-  "slots go back to a pool that has retired")
-m("      on_slot_freed();\n", "", "a wanted slot is freed in silence")
-m("        keepers_.fetch_add(1, std::memory_order_relaxed);  // to be here for the call\n", "",
+m("    if (pushed && staying) on_slot_freed();\n", "", "a wanted slot is freed in silence")
+m("      keepers_.fetch_add(1, std::memory_order_relaxed);  // to be here for the call\n", "",
   "the pool goes while it is being told of a slot")
-m("    leave(kInUse - busy);", "    leave(kInUse - busy - 1);", "a retired pool never goes")
+m("    if (staying) leave();\n", "", "a pool that told of a slot never goes")
+m("static_cast<std::int64_t>(capacity_ - free_.close()));", "static_cast<std::int64_t>(capacity_ - free_.close()) - 1);",
+  "a retired pool never goes")
 m("retire();\n  }", "delete this;\n  }", "a pool goes with its owner, whoever still has a slot")
-m("    on_slot_freed();\n", "", "nobody hears of a free slot")
 m("if (before < 2 * kHolder) recycle(slot);", "if (before <= 2 * kHolder) recycle(slot);", "freed while held")
 m("if (!has(index, kReady) && claim(index)) {", "if (!has(index, kReady)) {", "a drop cancels what another answers")
 m("& kClaimed) == 0;", "& kClaimed) == 0 || true;", "two may answer")
 m("    slot.stop.reset();  // first: waits for a cancel that is on its way on another thread\n", "",
   "a slot is freed under a cancel")
+
+m = file("free_slots", SHELL)
+m("      if ((head & kClosed) != 0) return false;\n", "", "slots go back to a pool that has retired")
+m("if ((head & kWanted) != 0 && !std::exchange(told, true)) on_wanted();", "", "nobody hears of a free slot")
+m("!std::exchange(told, true)", "(told = true)", "a slot that is wanted is told of at each try")
+m("((head & ~kTop) + kChange) | next", "(head & ~kTop) | next", "a stale pop succeeds")
+m("for (std::size_t i = 0; i < kStacks; ++i) {", "for (std::size_t i = 0; i < 1; ++i) {", "other threads' slots are not found")
+m("    for (Stack& stack : stacks_) {\n      wanted", "    for (Stack& stack : stacks_) {\n      if (&stack == &stacks_[0]) wanted",
+  "only one stack tells of its slots")
 
 m = file("batcher_state", SHELL)
 m("    settled_.notify_all();  // it may have been the last, if the new one comes too late\n", "",
@@ -171,8 +179,8 @@ m("    finish({&slot, 1}, {&ticket, 1}, lock);\n    settled_.notify_all();", "  
   "drain() is not told of a cancelled request")
 m("if (core_.state(slot) != SlotState::running || !entry.has_expiry.exchange(false)) return;",
   "if (!entry.has_expiry.exchange(false)) return;", "the deadline of one request expires another")
-m("      return run(tickets.subspan(half), report, true);", "      return;", "the second half is forgotten")
-m("if (kept != i) std::rotate(&tickets[kept], &tickets[i], &tickets[i] + 1);", "tickets[kept] = tickets[i];",
+m("      return run(tickets.subspan(half), report, true, may_run_again);", "      return;", "the second half is forgotten")
+m("      std::swap(tickets[kept], tickets[i]);\n", "      tickets[kept] = tickets[i];\n",
   "tickets are lost when some are skipped")
 m("        wake_for(ticket, lock);\n        return Refusal::none;", "        return Refusal::none;",
   "a push that is due wakes nobody")
@@ -262,7 +270,8 @@ m = file("tenant_table", CORE)
 m("if (t.waiting++ == 0 && before(t.served, virtual_time_)) t.served = virtual_time_;", "++t.waiting;",
   "whoever stays away saves up a claim")
 m("    if (before(virtual_time_, t.served)) virtual_time_ = t.served;\n", "", "virtual time stands still")
-m("    t.served += cost;\n", "", "service is not counted")
+m("    t.served += std::max<std::uint64_t>(cost, 1);  // or who costs nothing would always be next\n", "",
+  "service is not counted")
 m("if (tenants_[i].waiting == 0 &&", "if (", "a tenant that waits is forgotten")
 m("(least == kNone || precedes(i, least))", "(least == kNone || precedes(least, i))", "the wrong tenant is forgotten")
 m("if (((at - wish) & mask) >= ((at - hole) & mask)) {", "if (false) {", "displaced tenants are lost")

@@ -788,6 +788,34 @@ void deadlines_while_running_world(Dice& dice, const simulated::Plan& plan) {
   }
 }
 
+/// A queue for two, and a third who blocks: he takes notice of what came while a tick was posted.
+void blocked_beside_a_tick_world(Dice&, const simulated::Plan& plan) {
+  BatcherOptions options;
+  options.max_batch_size = options.min_batch_size = 3;
+  options.max_queue_delay = 8us;
+  options.queue_capacity = 2;
+  options.overload = Overload::block;
+  options.host.clock = &simulated_clock;
+  ThreadPool pool({.threads = 2, .host = {.clock = &simulated_clock}});
+  options.host.executor = &pool;
+  Atomic<int> late{0};
+  const TimePoint begin = simulated::now();
+  Batcher batcher(
+      [](Items& batch) {
+        for (std::size_t i = 0; i < batch.size(); ++i) batch.resolve(i, answer_to(batch[i]));
+      },
+      options);
+  std::vector<Thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    start(threads, [&, i] {
+      static_cast<void>(batcher.submit(i).get());
+      late.fetch_add(simulated::now() > begin);
+    });
+  }
+  threads.clear();
+  require(!plan.punctual || late.load() <= 1, "a full queue did not close its batch");
+}
+
 /// Deadlines of what runs, fired one after the other while the batch ends and its slots are used
 /// again: the next request in such a slot has an hour.
 void reused_entries_world(Dice& dice, const simulated::Plan&) {
@@ -916,6 +944,10 @@ TEST_CASE("Workers: deadlines fire at their time although every worker runs a mo
 }
 TEST_CASE("Executor: deadlines fire at their time although every pump runs a model") {
   explore(550, deadlines_while_running_world<Drive::executor>);
+}
+TEST_CASE(
+    "Executor: what came while a tick was posted is seen, though somebody blocked took note") {
+  explore(300, blocked_beside_a_tick_world);
 }
 TEST_CASE("Whoever blocks for room is woken by drain, stop, his stop token and his deadline") {
   explore(120, blocked_at_the_end_world);

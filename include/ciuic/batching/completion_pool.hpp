@@ -10,9 +10,9 @@
 //   continuation   a callback or coroutine is registered: run it
 //   the rest       how many promises and futures hold the slot; the last to let go frees it
 //
-// Free slots form a stack, never a ring: a slot that is held for long holds up nobody. Futures
-// outlive whoever made them: when the last owner goes the pool retires, which closes the stack, and
-// the last busy slot takes the pool with it. So a request pays for no count of references.
+// Futures outlive whoever made them: when the last owner goes the pool retires, which closes the
+// stacks of free slots (free_slots.hpp), and the last busy slot takes the pool with it. So a
+// request pays for no count of references.
 #pragma once
 
 #include <cassert>
@@ -29,6 +29,7 @@
 #include "ciuic/base/prefetch.hpp"
 #include "ciuic/base/ref.hpp"
 #include "ciuic/batching/adaptive_spin.hpp"
+#include "ciuic/batching/free_slots.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 
@@ -42,9 +43,11 @@ class CompletionPool {
  public:
   /// `capacity` below 2^24; `host` gives the clock and the log.
   CompletionPool(std::size_t capacity, const HostContext& host)
-      : slots_(new Slot[capacity]), capacity_(capacity), clock_(host.clock), log_(host.log) {
-    for (std::size_t i = capacity; i-- > 0;) push_free(static_cast<std::uint32_t>(i));
-  }
+      : slots_(new Slot[capacity]),
+        capacity_(capacity),
+        clock_(host.clock),
+        log_(host.log),
+        free_(capacity, LinkOfSlot{slots_.get()}) {}
   CompletionPool(const CompletionPool&) = delete;
   CompletionPool& operator=(const CompletionPool&) = delete;
 
@@ -62,21 +65,10 @@ class CompletionPool {
   // The producer's side by slot: what a Promise does, for whoever answers many requests at once.
 
   /// A free slot, held twice: by its producer and its consumer. `kNone` when all are busy.
-  std::uint32_t acquire() noexcept {
-    std::uint64_t head = free_.load(std::memory_order_acquire);
-    for (;;) {
-      const auto slot = static_cast<std::uint32_t>(head & kTop);
-      if (slot == kNone) return kNone;
-      const std::uint64_t next = slots_[slot].next_free.load(std::memory_order_relaxed);
-      if (free_.compare_exchange_weak(head, ((head & ~kTop) + kChange) | next)) return slot;
-    }
-  }
+  std::uint32_t acquire() noexcept { return free_.pop(); }
   static constexpr std::uint32_t kNone = 0xFFFFFF;
   /// The slot that acquire would most likely give; `capacity()` or more: none.
-  std::uint32_t likely_slot() const noexcept {
-    prefetch_to_write(&free_);
-    return static_cast<std::uint32_t>(free_.load(std::memory_order_relaxed) & kTop);
-  }
+  std::uint32_t likely_slot() const noexcept { return free_.likely(); }
   /// The slot is about to be resolved here.
   void expect(std::uint32_t slot) const noexcept { prefetch_to_write(&slots_[slot]); }
   /// The name under which a cancellation is reported; set before the future is given away.
@@ -139,9 +131,7 @@ class CompletionPool {
   virtual void on_slot_freed() noexcept {}
   /// From now on, or no more, on_slot_freed() is to be called. An acquire that fails after this is
   /// followed by a call.
-  void want_slots(bool wanted) noexcept {
-    wanted ? free_.fetch_or(kWanted) : free_.fetch_and(~kWanted);
-  }
+  void want_slots(bool wanted) noexcept { free_.want(wanted); }
 
  private:
   template <class>
@@ -151,10 +141,6 @@ class CompletionPool {
 
   static constexpr std::uint32_t kClaimed = 1, kReady = 2, kParked = 4, kContinuation = 8,
                                  kHolder = 16;
-  // The word of the free stack: its top, two flags, and a count of changes in the upper half, so
-  // that a stale pop fails.
-  static constexpr std::uint64_t kTop = 0xFFFFFF, kWanted = 1 << 24, kRetired = 1 << 25,
-                                 kChange = std::uint64_t{1} << 32;
   static constexpr std::int64_t kInUse = std::int64_t{1} << 40;
 
   struct CancelOnStop {
@@ -164,7 +150,7 @@ class CompletionPool {
   };
   struct alignas(64) Slot {
     Atomic<std::uint32_t> flags{2 * kHolder};
-    Atomic<std::uint32_t> next_free{kNone};
+    Atomic<std::uint32_t> below{kNone};  // while it is free
     std::uint64_t tag = 0;
     std::optional<Result<T>> result;
     Function<void()> continuation;
@@ -172,36 +158,26 @@ class CompletionPool {
     Mutex mutex;  // for parking only
     CondVar ready;
   };
+  struct LinkOfSlot {
+    Slot* slots;
+    Atomic<std::uint32_t>& operator()(std::uint32_t slot) const noexcept {
+      return slots[slot].below;
+    }
+  };
 
   /// The pool may be gone afterwards.
   void push_free(std::uint32_t slot) noexcept {
-    std::uint64_t head = free_.load(std::memory_order_relaxed);
-    for (bool staying = false;;) {
-      if ((head & kRetired) != 0) {
-        if (staying) leave();
-        return leave();
-      }
-      if ((head & kWanted) != 0 && !std::exchange(staying, true)) {
-        keepers_.fetch_add(1, std::memory_order_relaxed);  // to be here for the call
-      }
-      slots_[slot].next_free.store(static_cast<std::uint32_t>(head & kTop),
-                                   std::memory_order_relaxed);
-      if (!free_.compare_exchange_weak(head, ((head & ~kTop) + kChange) | slot)) continue;
-      if (!staying) return;
-      on_slot_freed();
-      return leave();
-    }
+    bool staying = false;
+    const bool pushed = free_.push(slot, [&] {
+      staying = true;
+      keepers_.fetch_add(1, std::memory_order_relaxed);  // to be here for the call
+    });
+    if (pushed && staying) on_slot_freed();
+    if (staying) leave();
+    if (!pushed) leave();
   }
   /// No owner is left: whoever is the last to leave deletes the pool.
-  void retire() noexcept {
-    std::uint64_t head = free_.fetch_or(kRetired);
-    auto busy = static_cast<std::int64_t>(capacity_);
-    for (auto slot = static_cast<std::uint32_t>(head & kTop); slot != kNone;
-         slot = slots_[slot].next_free.load(std::memory_order_relaxed)) {
-      --busy;
-    }
-    leave(kInUse - busy);
-  }
+  void retire() noexcept { leave(kInUse - static_cast<std::int64_t>(capacity_ - free_.close())); }
   void leave(std::int64_t keepers = 1) noexcept {
     if (keepers_.fetch_sub(keepers, std::memory_order_acq_rel) == keepers) delete this;
   }
@@ -293,7 +269,7 @@ class CompletionPool {
   AdaptiveSpin spin_;                     // of consumers that wait
   Atomic<std::size_t> references_{1};     // owners
   Atomic<std::int64_t> keepers_{kInUse};  // once retired: busy slots; and who is in a call
-  alignas(64) Atomic<std::uint64_t> free_{kNone};
+  FreeSlots<LinkOfSlot> free_;
 };
 
 /// The producer's side of one request. The first of resolve(), reject() and the consumer's cancel

@@ -80,6 +80,7 @@ class ExecutorPump final : public BatchDriver {
       const bool busy = pumps_ >= workers_;
       const BatchAction next = core.outlook();
       const TimePoint event = busy ? core.next_deadline() : next.when;
+      const std::uint64_t seen = shell_.inbox().drained();
       bool taken_on = true;
       if (event == kNever) {
         // only a request can change that
@@ -89,7 +90,9 @@ class ExecutorPump final : public BatchDriver {
         taken_on = post_tick(event, lock);
       }
       if (!taken_on && pumps_ == 0 && !ticks_by(event) && core.waiting() > 0) return false;
-      if (arm(lock)) return true;
+      // Posting releases the lock. Somebody else may have absorbed what came meanwhile, without
+      // arranging anything: whoever pushed it quietly relies on this call.
+      if (shell_.inbox().drained() == seen && arm(lock)) return true;
     }
   }
   /// The bell rings for what the pumps and ticks to come are too few or too late for.
