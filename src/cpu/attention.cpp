@@ -198,7 +198,8 @@ HWY_INLINE float largest_score(float* scores, std::size_t positions, float maxim
 }
 
 /// Turns the scores of `count` rows into weights and adds these up.
-void soften_rows(std::size_t count, Seen* seen, float* HWY_RESTRICT scores, const Sums& sums) {
+HWY_NOINLINE void soften_rows(std::size_t count, Seen* seen, float* HWY_RESTRICT scores,
+                              const Sums& sums) {
   alignas(64) float maxima[kAttentionRows + kLanes], factors[kAttentionRows + kLanes];
   for (std::size_t r = 0; r < count; ++r)
     maxima[r] = largest_score(scores + r * kSoftmaxPositions, seen[r].positions, sums.maxima[r]);
@@ -449,10 +450,11 @@ void finish(const AttentionTask& task, const Sums& sums) {
         hn::GetLane(hn::SumOfLanes(kTag, hn::Load(kTag, sums.weights + row * kLanes)));
     const float* values = sums.values + row * task.layout.value_stride;
     float* out = task.out + row / task.heads * task.out_stride + row % task.heads * d;
+    const float factor = 1.0f / sum;
     std::size_t i = 0;
     for (; i + kLanes <= d; i += kLanes)
-      hn::StoreU(hn::Div(hn::Load(kTag, values + i), hn::Set(kTag, sum)), kTag, out + i);
-    for (; i < d; ++i) out[i] = values[i] / sum;
+      hn::StoreU(hn::Mul(hn::Load(kTag, values + i), hn::Set(kTag, factor)), kTag, out + i);
+    for (; i < d; ++i) out[i] = values[i] * factor;
   }
 }
 

@@ -7,6 +7,7 @@
 #include "base/try.hpp"
 #include "ciuic/base/checked.hpp"
 #include "cpu/cpu_queue.hpp"
+#include "cpu/huge_pages.hpp"
 #include "cpu/isa.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
@@ -23,7 +24,9 @@ class CpuBackend final : public Backend {
 
   Result<void*> allocate(std::size_t bytes) const noexcept override {
     try {
-      return host_.memory->allocate(bytes, Buffer::kAlignment);
+      void* const memory = host_.memory->allocate(bytes, Buffer::kAlignment);
+      advise_huge_pages(*host_.memory, memory, bytes);
+      return memory;
     } catch (...) {
       return Error(ErrorCode::out_of_memory, "allocate: the host's allocator refused the request");
     }

@@ -7,6 +7,7 @@
 
 #include "base/try.hpp"
 #include "ciuic/base/checked.hpp"
+#include "cpu/huge_pages.hpp"
 #include "cpu/views.hpp"
 
 namespace ciuic::inline CIUIC_ABI::cpu {
@@ -25,6 +26,9 @@ constexpr double kBytesPerNanosecond = 10.0;
 constexpr double kAttentionPerNanosecond = 25.0;
 /// Time over ideal time from which on threads share the segments of a piece of attention.
 constexpr double kUneven = 1.15;
+/// Panels of a matrix that pass over a chunk of rows before the next chunk: so many, in so many
+/// bytes.
+constexpr std::size_t kGroupPanels = 4, kGroupBytes = 768 * 1024;
 /// What one claimed chunk of a shared job should take: small against a step, large against a claim.
 constexpr double kChunkNanoseconds = 8'000.0;
 
@@ -173,6 +177,7 @@ Result<void> CpuQueue::reserve_prepared(std::size_t bytes) noexcept {
   if (prepared_.size() >= bytes) return {};
   prepared_ = Buffer();  // before the new one: both together might not fit
   CIUIC_ASSIGN_OR_RETURN(prepared_, Buffer::allocate(*host_.memory, bytes));
+  advise_huge_pages(*host_.memory, prepared_.data(), bytes);
   return {};
 }
 
@@ -277,8 +282,9 @@ void CpuQueue::matmul(ConstTensorView x, const PackedMatrix& weight, TensorView 
   if (!prepare_rows(shared, floats(x), unsigned_of(tokens), *matrix, options)) return;
   const auto gemm = gemm_of(kernels_, weight.format().dtype);
 
-  // Panels outside, chunks of rows inside: a panel is fetched from memory once and stays in the L2
-  // cache while the chunks pass over it.
+  // Groups of panels outside, chunks of rows inside, panels of the group innermost: weights are
+  // fetched from memory once, and what is used next is still in the L2 cache, be it the group's
+  // weights or the chunk's integers. Rows of floats would not fit beside more than one panel.
   const std::size_t rows = unsigned_of(tokens);
   const std::size_t chunks = ceil_div(rows, kGemmChunkRows);
   // Of whole tiles, but for the last.
@@ -290,15 +296,21 @@ void CpuQueue::matmul(ConstTensorView x, const PackedMatrix& weight, TensorView 
                          kMultiplyAddsPerNanosecond;
   const double stream = static_cast<double>(shared.panel_bytes) / kBytesPerNanosecond;
   const double each = std::fmax(compute / static_cast<double>(chunks), stream);
+  const std::size_t group =
+      integers_only ? std::clamp<std::size_t>(kGroupBytes / shared.panel_bytes, 1, kGroupPanels)
+                    : 1;
   team_.run(chunks * panels, grain_for(each), each * static_cast<double>(chunks * panels),
             [&](std::size_t begin, std::size_t end, float* scratch) {
               GemmTask task = shared;
               task.scratch = scratch;
               for (; begin < end; ++begin) {
-                const std::size_t chunk = begin % chunks;
+                const std::size_t first_panel = begin / (group * chunks) * group;
+                const std::size_t group_panels = std::min(group, panels - first_panel);
+                const std::size_t in_group = begin - first_panel * chunks;
+                const std::size_t chunk = in_group / group_panels;
                 task.row_begin = std::min(rows, chunk * chunk_rows);
                 task.row_end = std::min(rows, task.row_begin + chunk_rows);
-                task.panel_begin = begin / chunks;
+                task.panel_begin = first_panel + in_group % group_panels;
                 task.panel_end = task.panel_begin + 1;
                 gemm(task);
               }

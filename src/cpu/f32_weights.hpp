@@ -16,14 +16,14 @@ struct F32Weights {
   static std::size_t step_bytes(const GemmTask&) { return kPanelColumns * sizeof(float); }
 
   template <std::size_t kRows>
-  static HWY_INLINE void add_step(const float* HWY_RESTRICT const (&x)[kRows], std::size_t k,
+  static HWY_INLINE void add_step(const float* HWY_RESTRICT x, std::size_t stride,
                                   const float* HWY_RESTRICT weights, std::size_t slice,
                                   Vec (&sum)[kRows][kTileVectors]) {
     Vec w[kTileVectors];
     for (std::size_t v = 0; v < kTileVectors; ++v)
       w[v] = hn::Load(kTag, weights + column_of(slice, v));
     for (std::size_t r = 0; r < kRows; ++r) {
-      const Vec a = hn::Set(kTag, x[r][k]);
+      const Vec a = hn::Set(kTag, *row_of(x, stride, r));
       for (std::size_t v = 0; v < kTileVectors; ++v) sum[r][v] = hn::MulAdd(a, w[v], sum[r][v]);
     }
   }
@@ -33,8 +33,8 @@ struct F32Weights {
                        std::size_t step, std::size_t steps, bool first, Prefetch prefetch,
                        float* HWY_RESTRICT sums) {
     const auto* HWY_RESTRICT panel = reinterpret_cast<const float*>(stretch);
-    const float* HWY_RESTRICT x[kRows];
-    for (std::size_t r = 0; r < kRows; ++r) x[r] = task.x + (row + r) * task.k + step;
+    const float* HWY_RESTRICT x = task.x + row * task.k + step;
+    const std::size_t stride = task.k;  // read once: end_step() hides what memory holds
     for (std::size_t slice = 0; slice < kSlices; ++slice) {
       Vec sum[kRows][kTileVectors];
       for (std::size_t r = 0; r < kRows; ++r) {
@@ -46,10 +46,12 @@ struct F32Weights {
       std::size_t i = 0;
       for (; i + kPrefetchSteps <= steps; i += kPrefetchSteps) {
         prefetch.next();
-        for (std::size_t u = 0; u < kPrefetchSteps; ++u)
-          add_step<kRows>(x, i + u, panel + (i + u) * kPanelColumns, slice, sum);
+        for (std::size_t u = 0; u < kPrefetchSteps; ++u) {
+          add_step<kRows>(x + i + u, stride, panel + (i + u) * kPanelColumns, slice, sum);
+          end_step();
+        }
       }
-      for (; i < steps; ++i) add_step<kRows>(x, i, panel + i * kPanelColumns, slice, sum);
+      for (; i < steps; ++i) add_step<kRows>(x + i, stride, panel + i * kPanelColumns, slice, sum);
       for (std::size_t r = 0; r < kRows; ++r) {
         for (std::size_t v = 0; v < kTileVectors; ++v)
           hn::Store(sum[r][v], kTag, sums + r * kPanelColumns + column_of(slice, v));
@@ -58,9 +60,10 @@ struct F32Weights {
     }
   }
 
-  static HWY_INLINE Vec value(const GemmTask&, std::size_t, std::size_t, const float* sums,
-                              std::size_t column) {
-    return hn::Load(kTag, sums + column);
+  struct Terms {};
+  static HWY_INLINE Terms terms(const GemmTask&, std::size_t, std::size_t) { return {}; }
+  static HWY_INLINE Vec value(const GemmTask&, Terms, std::size_t, const float* sums) {
+    return hn::Load(kTag, sums);
   }
 };
 

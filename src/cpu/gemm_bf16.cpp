@@ -10,7 +10,7 @@ namespace {
 struct Bf16Weights {
   using Sum = float;
   static constexpr std::size_t kTileRows = cpu::CIUIC_CPU_ISA::kTileRows;
-  static constexpr std::size_t kBlockBytes = 16384;
+  static constexpr std::size_t kBlockBytes = 49152;
   static constexpr std::size_t kPrefetchSteps = F32Weights::kPrefetchSteps;
   static constexpr std::size_t kUnpackTiles = 4;
   using Unpacked = F32Weights;
@@ -56,14 +56,14 @@ struct Bf16Weights {
   }
 
   template <std::size_t kRows>
-  static HWY_INLINE void add_step(const float* HWY_RESTRICT const (&x)[kRows], std::size_t k,
+  static HWY_INLINE void add_step(const float* HWY_RESTRICT x, std::size_t stride,
                                   const std::uint32_t* HWY_RESTRICT weights, std::size_t slice,
                                   Vec (&sum)[kRows][kTileVectors]) {
     Vec w[kTileVectors];
     for (std::size_t v = 0; v < kHalfVectors; ++v)
       widen(weights + word_of(slice, v), w[2 * v], w[2 * v + 1]);
     for (std::size_t r = 0; r < kRows; ++r) {
-      const Vec a = hn::Set(kTag, x[r][k]);
+      const Vec a = hn::Set(kTag, *row_of(x, stride, r));
       for (std::size_t v = 0; v < kTileVectors; ++v) sum[r][v] = hn::MulAdd(a, w[v], sum[r][v]);
     }
   }
@@ -74,8 +74,8 @@ struct Bf16Weights {
                        float* HWY_RESTRICT sums) {
     constexpr std::size_t kStepWords = kPanelColumns / 2;
     const auto* HWY_RESTRICT panel = reinterpret_cast<const std::uint32_t*>(stretch);
-    const float* HWY_RESTRICT x[kRows];
-    for (std::size_t r = 0; r < kRows; ++r) x[r] = task.x + (row + r) * task.k + step;
+    const float* HWY_RESTRICT x = task.x + row * task.k + step;
+    const std::size_t stride = task.k;  // read once: end_step() hides what memory holds
     for (std::size_t slice = 0; slice < kWordSlices; ++slice) {
       Vec sum[kRows][kTileVectors];
       for (std::size_t r = 0; r < kRows; ++r) {
@@ -87,10 +87,12 @@ struct Bf16Weights {
       std::size_t i = 0;
       for (; i + kPrefetchSteps <= steps; i += kPrefetchSteps) {
         prefetch.next();
-        for (std::size_t u = 0; u < kPrefetchSteps; ++u)
-          add_step<kRows>(x, i + u, panel + (i + u) * kStepWords, slice, sum);
+        for (std::size_t u = 0; u < kPrefetchSteps; ++u) {
+          add_step<kRows>(x + i + u, stride, panel + (i + u) * kStepWords, slice, sum);
+          end_step();
+        }
       }
-      for (; i < steps; ++i) add_step<kRows>(x, i, panel + i * kStepWords, slice, sum);
+      for (; i < steps; ++i) add_step<kRows>(x + i, stride, panel + i * kStepWords, slice, sum);
       for (std::size_t r = 0; r < kRows; ++r) {
         for (std::size_t v = 0; v < kTileVectors; ++v) {
           hn::Store(sum[r][v], kTag,
@@ -101,9 +103,10 @@ struct Bf16Weights {
     }
   }
 
-  static HWY_INLINE Vec value(const GemmTask&, std::size_t, std::size_t, const float* sums,
-                              std::size_t column) {
-    return hn::Load(kTag, sums + column);
+  struct Terms {};
+  static HWY_INLINE Terms terms(const GemmTask&, std::size_t, std::size_t) { return {}; }
+  static HWY_INLINE Vec value(const GemmTask&, Terms, std::size_t, const float* sums) {
+    return hn::Load(kTag, sums);
   }
 };
 

@@ -135,9 +135,10 @@ struct I4Weights : Groups<I4Weights> {
     add<kRows>(x, at + 4, w, sum);
   }
 
-  static HWY_INLINE Vec value(const GemmTask& task, std::size_t, std::size_t row, const float* sums,
-                              std::size_t column) {
-    return hn::Mul(hn::Load(kTag, sums + column), hn::Set(kTag, task.q.scales[row]));
+  struct Terms {};
+  static HWY_INLINE Terms terms(const GemmTask&, std::size_t, std::size_t) { return {}; }
+  static HWY_INLINE Vec value(const GemmTask& task, Terms, std::size_t row, const float* sums) {
+    return hn::Mul(hn::Load(kTag, sums), hn::Set(kTag, task.q.scales[row]));
   }
 };
 

@@ -17,14 +17,14 @@ struct I8Weights {
   static std::size_t step_bytes(const GemmTask&) { return kStepBytes; }
 
   template <std::size_t kRows>
-  static HWY_INLINE void add_step(const std::uint8_t* HWY_RESTRICT const (&x)[kRows],
-                                  std::size_t step, const std::byte* HWY_RESTRICT weights,
-                                  std::size_t slice, IntVec (&sum)[kRows][kTileVectors]) {
+  static HWY_INLINE void add_step(const std::uint8_t* HWY_RESTRICT x, std::size_t stride,
+                                  const std::byte* HWY_RESTRICT weights, std::size_t slice,
+                                  IntVec (&sum)[kRows][kTileVectors]) {
     WeightBytes w[kTileVectors];
     for (std::size_t v = 0; v < kTileVectors; ++v)
       w[v] = prepare_weights(load_bytes(weights + column_of(slice, v) * kStepK));
     for (std::size_t r = 0; r < kRows; ++r) {
-      const IntVec a = broadcast_bytes(x[r] + step * kStepK);
+      const IntVec a = broadcast_bytes(row_of(x, stride, r));
       for (std::size_t v = 0; v < kTileVectors; ++v) sum[r][v] = dot_i8(sum[r][v], a, w[v]);
     }
   }
@@ -33,9 +33,8 @@ struct I8Weights {
   static void multiply(const GemmTask& task, std::size_t row, const std::byte* HWY_RESTRICT stretch,
                        std::size_t step, std::size_t steps, bool first, Prefetch prefetch,
                        std::int32_t* HWY_RESTRICT sums) {
-    const std::uint8_t* HWY_RESTRICT x[kRows];
-    for (std::size_t r = 0; r < kRows; ++r)
-      x[r] = task.q.integers + (row + r) * task.q.stride + step * kStepK;
+    const std::size_t stride = task.q.stride;
+    const std::uint8_t* HWY_RESTRICT x = task.q.integers + row * stride + step * kStepK;
     for (std::size_t slice = 0; slice < kSlices; ++slice) {
       IntVec sum[kRows][kTileVectors];
       for (std::size_t r = 0; r < kRows; ++r) {
@@ -47,10 +46,13 @@ struct I8Weights {
       std::size_t i = 0;
       for (; i + kPrefetchSteps <= steps; i += kPrefetchSteps) {
         prefetch.next();
-        for (std::size_t u = 0; u < kPrefetchSteps; ++u)
-          add_step<kRows>(x, i + u, stretch + (i + u) * kStepBytes, slice, sum);
+        for (std::size_t u = 0; u < kPrefetchSteps; ++u) {
+          add_step<kRows>(x + (i + u) * kStepK, stride, stretch + (i + u) * kStepBytes, slice, sum);
+          end_step();
+        }
       }
-      for (; i < steps; ++i) add_step<kRows>(x, i, stretch + i * kStepBytes, slice, sum);
+      for (; i < steps; ++i)
+        add_step<kRows>(x + i * kStepK, stride, stretch + i * kStepBytes, slice, sum);
       for (std::size_t r = 0; r < kRows; ++r) {
         for (std::size_t v = 0; v < kTileVectors; ++v)
           hn::Store(sum[r][v], kIntTag, sums + r * kPanelColumns + column_of(slice, v));
@@ -59,17 +61,21 @@ struct I8Weights {
     }
   }
 
-  static HWY_INLINE Vec value(const GemmTask& task, std::size_t panel, std::size_t row,
-                              const std::int32_t* sums, std::size_t column) {
+  struct Terms {
+    IntVec offset;  ///< what the activations' offset has put into the sums
+    Vec scale;
+  };
+  static HWY_INLINE Terms terms(const GemmTask& task, std::size_t panel, std::size_t column) {
     const std::size_t at = panel * kPanelColumns + column;
-    IntVec sum = hn::Load(kIntTag, sums + column);
-    if constexpr (kActivationOffset != 0) {
-      const IntVec of_weights = hn::Load(kIntTag, task.column_sums + at);
-      static_assert(kActivationOffset == 0 || kActivationOffset == 128);
-      sum = hn::Sub(sum, hn::ShiftLeft<7>(of_weights));
-    }
-    const Vec scale =
-        hn::Mul(hn::Load(kTag, task.column_scales + at), hn::Set(kTag, task.q.scales[row]));
+    static_assert(kActivationOffset == 0 || kActivationOffset == 128);
+    const IntVec of_weights = hn::Load(kIntTag, task.column_sums + at);
+    return {hn::ShiftLeft<7>(of_weights), hn::Load(kTag, task.column_scales + at)};
+  }
+  static HWY_INLINE Vec value(const GemmTask& task, const Terms& terms, std::size_t row,
+                              const std::int32_t* sums) {
+    IntVec sum = hn::Load(kIntTag, sums);
+    if constexpr (kActivationOffset != 0) sum = hn::Sub(sum, terms.offset);
+    const Vec scale = hn::Mul(terms.scale, hn::Set(kTag, task.q.scales[row]));
     return hn::Mul(hn::ConvertTo(kTag, sum), scale);
   }
 };

@@ -16,8 +16,10 @@
 //   multiply<kRows>(task, row, panel, step, steps, first, prefetch, sums)
 //                            sums [kRows][64] += rows [row, row + kRows) * the panel's steps from
 //                            `step` on; `first`: = instead of +=. Calls prefetch.next() as it goes
-//   value(task, panel, row, sum, column)
-//                            the f32 vector that the sums from `column` on stand for
+//   terms(task, panel, column)
+//                            what the columns from `column` on have in common for all rows
+//   value(task, terms, row, sums)
+//                            the f32 vector that these columns' sums of a row stand for
 //   kUnpackTiles             from so many tiles on a block is unpacked once for all of them, by
 //                            unpack(task, panel, steps, unpacked), and multiplied by
 //                            Unpacked::multiply; kNever: there is nothing to unpack
@@ -44,6 +46,13 @@ constexpr std::size_t kSlices = kPanelColumns / (kTileVectors * kLanes);
 constexpr std::size_t column_of(std::size_t slice, std::size_t v) {
   constexpr std::size_t half = kTileVectors / 2;
   return (v / half) * kGatedColumns + (slice * half + v % half) * kLanes;
+}
+
+/// Row `r` of a tile, reached from the first or the fourth: an address holds a multiple of a
+/// register, and a pointer for each row would be read from memory in every step.
+template <class T>
+HWY_INLINE const T* row_of(const T* first, std::size_t stride, std::size_t r) {
+  return (r < 3 ? first : first + 3 * stride) + r % 3 * stride;
 }
 
 /// A tile's share of the weights to come: a few lines at a time.
@@ -98,49 +107,74 @@ HWY_INLINE void prefetch_results(const GemmTask& task, std::size_t panel, std::s
   }
 }
 
-/// What one row of a panel becomes: out = sum (+ bias) (+ out), or silu(gate) * value.
-template <class Format>
-void finish_row(const GemmTask& task, std::size_t panel, std::size_t row,
-                const typename Format::Sum* sums) {
-  const std::size_t width = task.gated ? kGatedColumns : kPanelColumns;
-  const std::size_t begin = panel * width;
-  const std::size_t left = task.out_columns - begin;
-  const std::size_t columns = left < width ? left : width;
-  float* out = task.out + row * task.out_columns + begin;
+/// Where rows of a panel's results go.
+struct Results {
+  float* out;               ///< of the first row
+  std::size_t stride;       ///< floats from one row to the next
+  const float* bias;        ///< null, or of the panel's columns: with kGated of the gates,
+  const float* value_bias;  ///< and of the values
+};
 
-  // The last panel may reach beyond the matrix: work on padded copies of what is there.
-  alignas(64) float bias_copy[kPanelColumns] = {}, out_copy[kPanelColumns];
-  const float* bias = task.bias == nullptr ? nullptr : task.bias + begin;
-  const float* value_bias = bias == nullptr ? nullptr : bias + task.out_columns;
-  float* result = out;
-  if (columns < width) {
-    if (bias != nullptr) {
-      for (std::size_t i = 0; i < columns; ++i) {
-        bias_copy[i] = bias[i];
-        if (task.gated) bias_copy[kGatedColumns + i] = value_bias[i];
-      }
-      bias = bias_copy;
-      value_bias = bias_copy + kGatedColumns;
-    }
-    for (std::size_t i = 0; i < width; ++i)
-      out_copy[i] = task.accumulate && i < columns ? out[i] : 0.0f;
-    result = out_copy;
-  }
-
+/// out = sum (+ bias) (+ out), or silu(gate) * value, for `rows` rows from `row` on.
+template <class Format, bool kGated>
+HWY_INLINE void finish(const GemmTask& task, std::size_t panel, std::size_t row, std::size_t rows,
+                       const typename Format::Sum* HWY_RESTRICT sums, const Results& to) {
+  constexpr std::size_t width = kGated ? kGatedColumns : kPanelColumns;
   for (std::size_t i = 0; i < width; i += kLanes) {
-    Vec y = Format::value(task, panel, row, sums, i);
-    if (bias != nullptr) y = hn::Add(y, hn::LoadU(kTag, bias + i));
-    if (task.gated) {
-      Vec value = Format::value(task, panel, row, sums, kGatedColumns + i);
-      if (bias != nullptr) value = hn::Add(value, hn::LoadU(kTag, value_bias + i));
-      y = hn::Mul(silu(y), value);
-    } else if (task.accumulate) {
-      y = hn::Add(hn::LoadU(kTag, result + i), y);
+    const auto terms = Format::terms(task, panel, i);
+    const auto value_terms = Format::terms(task, panel, kGated ? kGatedColumns + i : i);
+    const bool has_bias = to.bias != nullptr;
+    const Vec bias = has_bias ? hn::LoadU(kTag, to.bias + i) : hn::Zero(kTag);
+    const Vec value_bias = kGated && has_bias ? hn::LoadU(kTag, to.value_bias + i) : bias;
+    float* out = to.out + i;
+    for (std::size_t r = 0; r < rows; ++r, out += to.stride) {
+      const auto* const sum = sums + r * kPanelColumns + i;
+      Vec y = Format::value(task, terms, row + r, sum);
+      if (has_bias) y = hn::Add(y, bias);
+      if constexpr (kGated) {
+        Vec value = Format::value(task, value_terms, row + r, sum + kGatedColumns);
+        if (has_bias) value = hn::Add(value, value_bias);
+        y = hn::Mul(silu(y), value);
+      } else if (task.accumulate) {
+        y = hn::Add(hn::LoadU(kTag, out), y);
+      }
+      hn::StoreU(y, kTag, out);
     }
-    hn::StoreU(y, kTag, result + i);
   }
-  if (columns < width) {
-    for (std::size_t i = 0; i < columns; ++i) out[i] = out_copy[i];
+}
+
+/// What the rows of a tile become.
+template <class Format>
+HWY_NOINLINE void finish_tile(const GemmTask& task, std::size_t panel, std::size_t row,
+                              std::size_t rows, const typename Format::Sum* HWY_RESTRICT sums) {
+  const std::size_t width = task.gated ? kGatedColumns : kPanelColumns, begin = panel * width;
+  const std::size_t left = task.out_columns - begin, columns = left < width ? left : width;
+  float* out = task.out + row * task.out_columns + begin;
+  Results to{out, task.out_columns, nullptr, nullptr};
+  if (task.bias != nullptr) {
+    to.bias = task.bias + begin;
+    to.value_bias = to.bias + task.out_columns;
+  }
+  if (columns == width) {
+    if (task.gated) return finish<Format, true>(task, panel, row, rows, sums, to);
+    return finish<Format, false>(task, panel, row, rows, sums, to);
+  }
+  // The last panel reaches beyond the matrix: work on padded copies of what is there.
+  alignas(64) float bias[kPanelColumns] = {}, value_bias[kPanelColumns] = {};
+  for (std::size_t i = 0; task.bias != nullptr && i < columns; ++i) {
+    bias[i] = to.bias[i];
+    if (task.gated) value_bias[i] = to.value_bias[i];
+  }
+  for (std::size_t r = 0; r < rows; ++r, out += task.out_columns, sums += kPanelColumns) {
+    alignas(64) float padded[kPanelColumns] = {};
+    for (std::size_t i = 0; task.accumulate && i < columns; ++i) padded[i] = out[i];
+    to = {padded, 0, task.bias == nullptr ? nullptr : bias, value_bias};
+    if (task.gated) {
+      finish<Format, true>(task, panel, row + r, 1, sums, to);
+    } else {
+      finish<Format, false>(task, panel, row + r, 1, sums, to);
+    }
+    for (std::size_t i = 0; i < columns; ++i) out[i] = padded[i];
   }
 }
 
@@ -187,11 +221,11 @@ HWY_INLINE void run_gemm(const GemmTask& task) {
           multiply_rows<Format>(end - row, task, task.row_begin + row, block, step, steps,
                                 step == 0, prefetch, reinterpret_cast<Sum*>(out));
         }
-        for (; row < end; ++row) {
-          if (last)
-            finish_row<Format>(task, panel, task.row_begin + row,
-                               reinterpret_cast<const Sum*>(task.scratch + row * kPanelColumns));
+        if (last) {
+          finish_tile<Format>(task, panel, task.row_begin + row, end - row,
+                              reinterpret_cast<const Sum*>(out));
         }
+        row = end;
       }
     }
   }

@@ -29,9 +29,9 @@ inline constexpr std::size_t kMaxHeadDim = 256;
 /// Rows of activations that share a pass over a panel, and the tiles they are best cut into.
 inline constexpr std::size_t kGemmChunkRows = 144, kGemmTileRows = 6;
 /// Query rows (tokens x heads of one group) that share a pass over keys and values.
-inline constexpr std::size_t kAttentionRows = 96;
+inline constexpr std::size_t kAttentionRows = 192;
 /// Floats of working memory a thread lends to a kernel.
-inline constexpr std::size_t kScratchFloats = 122880;
+inline constexpr std::size_t kScratchFloats = 212992;
 
 /// Rows of activations as integers of 8 bits, which i8 and i4 weights multiply.
 struct QuantizedRows {

@@ -1,9 +1,5 @@
 #include "cpu/packed_matrix.hpp"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -13,6 +9,7 @@
 #include "ciuic/base/checked.hpp"
 #include "ciuic/quant/packed_rows.hpp"
 #include "ciuic/quant/rounding.hpp"
+#include "cpu/huge_pages.hpp"
 #include "cpu/kernels.hpp"
 
 namespace ciuic::inline CIUIC_ABI::cpu {
@@ -68,20 +65,10 @@ constexpr std::uint32_t biased_nibbles(std::uint32_t integers) noexcept {
   return (integers & 0x0F0F0F0Fu) ^ 0x08080808u;
 }
 
-/// Memory for a packed matrix. Large ones are asked for in huge pages where the system has them,
-/// and the memory is not a host's own: fewer faults while loading, fewer misses of the address
-/// cache while streaming.
+/// Memory for a packed matrix.
 Result<Buffer> allocate_packed(std::pmr::memory_resource& memory, std::size_t bytes) noexcept {
   CIUIC_ASSIGN_OR_RETURN(Buffer buffer, Buffer::allocate(memory, bytes));
-#if defined(__linux__)
-  if (&memory != std::pmr::new_delete_resource()) return buffer;  // the host's: not ours to advise
-  constexpr std::uintptr_t kHuge = std::uintptr_t{2} << 20, kPage = 4096;
-  const auto begin = (reinterpret_cast<std::uintptr_t>(buffer.data()) + kPage - 1) / kPage * kPage;
-  const auto end = reinterpret_cast<std::uintptr_t>(buffer.data()) + bytes;
-  if (end > begin + 2 * kHuge) {  // only advice: what it returns changes nothing
-    (void)::madvise(reinterpret_cast<void*>(begin), (end - begin) / kPage * kPage, MADV_HUGEPAGE);
-  }
-#endif
+  advise_huge_pages(memory, buffer.data(), bytes);
   return buffer;
 }
 

@@ -243,13 +243,22 @@ TEST_CASE("Packing rounds each weight to the nearest that its format holds") {
 
 TEST_CASE("A matmul on every format agrees with a double sum, at the edges of tiles and groups") {
   const Case cases[] = {
-      {1, 64, 64, false, false, false, false},   {1, 1, 1, false, true, true, false},
-      {6, 128, 256, false, true, false, true},   {7, 65, 257, false, true, true, true},
-      {12, 63, 512, false, false, true, false},  {145, 130, 300, false, true, false, true},
-      {2, 64, 64, true, false, false, true},     {13, 66, 129, true, true, false, false},
-      {3, 2, 5, true, true, false, true},        {300, 70, 70, true, true, false, false},
-      {0, 64, 64, false, false, false, false},   {5, 66, 2050, false, false, false, true, 0.05f},
+      {1, 64, 64, false, false, false, false},
+      {1, 1, 1, false, true, true, false},
+      {6, 128, 256, false, true, false, true},
+      {7, 65, 257, false, true, true, true},
+      {12, 63, 512, false, false, true, false},
+      {145, 130, 300, false, true, false, true},
+      {2, 64, 64, true, false, false, true},
+      {13, 66, 129, true, true, false, false},
+      {3, 2, 5, true, true, false, true},
+      {300, 70, 70, true, true, false, false},
+      {0, 64, 64, false, false, false, false},
+      {5, 66, 2050, false, false, false, true, 0.05f},
       {49, 70, 1030, false, false, true, false},
+      // More panels than pass over a chunk together, and more rows than a chunk.
+      {300, 330, 129, false, true, false, false},
+      {290, 600, 65, true, false, false, true},
   };
   for (const OpTarget& target : targets({1, 2})) {
     for (const MatrixFormat format : formats()) {
