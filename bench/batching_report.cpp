@@ -25,7 +25,7 @@ namespace {
 
 constexpr std::size_t kMaxBatch = 64;
 constexpr std::size_t kRequests = 10000;
-constexpr std::uint64_t kSeed = 20'261'121;  // far from those used while constants were chosen
+constexpr std::uint64_t kSeed = 31'415'926;  // far from those used while constants were chosen
 constexpr double kLoads[] = {0.3, 0.6, 0.9, 1.2};
 constexpr Arrivals kArrivals[] = {Arrivals::poisson, Arrivals::bursts4, Arrivals::bursts16,
                                   Arrivals::day};
@@ -187,6 +187,41 @@ void summary(std::ostream& out, const char* what, const std::vector<const Row*>&
   }
   out << "| " << what << " | " << rows.size() << " | " << best << " | " << within << " | "
       << fixed(worst) << " | " << above << " | " << fixed(worst_delay) << " |\n";
+}
+
+/// The cells where a peer did better by more than 2 %, again with other seeds: which of them were
+/// bad luck?
+void again(std::ostream& out, const std::vector<Peer>& peers,
+           const std::vector<const Row*>& by_ratio) {
+  constexpr std::uint64_t kSeeds = 10;
+  std::ostringstream table;
+  std::size_t count = 0, within = 0;
+  for (const Row* row : by_ratio) {
+    if (row->ratio() >= 0.98) continue;
+    std::vector<double> mean(peers.size());
+    for (std::uint64_t s = 1; s <= kSeeds; ++s) {
+      Cell cell = row->cell;
+      cell.seed += 1'000'000 * s;
+      const auto trace = cell.trace(kRequests);
+      for (std::size_t p = 0; p < peers.size(); ++p) {
+        auto policy = peers[p].make(from_ms(cell.allowed_ms));
+        mean[p] += cell.run(trace, *policy, peers[p].max_batch_size).share_in_time() / kSeeds;
+      }
+    }
+    const auto best = std::max_element(mean.begin() + 1, mean.end());
+    const double ratio = mean[0] / *best;
+    ++count;
+    within += ratio >= 0.98 ? 1u : 0u;
+    table << "| " << row->cell.name() << " | " << fixed(row->ratio()) << " | " << fixed(ratio)
+          << " | " << fixed(mean[0]) << " | " << fixed(*best) << " | "
+          << peers[static_cast<std::size_t>(best - mean.begin())].name << " |\n";
+  }
+  out << "\n## Bad luck or worse\n\nThe cells beyond 2 %, run again with " << kSeeds
+      << " other seeds each: the mean goodput by that of the best peer there. Within 2 %: "
+      << within << " of " << count
+      << ".\n\n| cell | ratio above | ratio of the means | SloPolicy | best peer | which |\n"
+         "|---|---|---|---|---|---|\n"
+      << table.str();
 }
 
 /// Twice the capacity: is what is served served as quickly at the end as at the beginning?
@@ -370,7 +405,8 @@ int main(int argc, char** argv) {
 
   std::ofstream out(folder / "report.md");
   out << "# Batching policies in the simulator\n\n"
-         "Written by `bench/batching_report.cpp`: the real `BatchCore` in virtual time, open-loop "
+         "Written by `build/release/bench/batching_report`: the real `BatchCore` in virtual time, "
+         "open-loop "
          "arrivals, "
       << kRequests << " requests a cell, at most " << kMaxBatch
       << " a batch, seeds fixed and other than those that SloPolicy's constants were chosen with. "
@@ -387,10 +423,17 @@ int main(int argc, char** argv) {
          "log-normal, long tail; D = 1.5, 3 and 10 times a batch of eight; 1 and 2 workers. "
          "Service "
          "laws that constants were chosen on: linear, affine, padded. Held back, marked *: steps "
-         "of "
-         "8, sub-linear, super-linear, noisy affine. Two things were "
-         "added after a look at the held-back laws: the first batches are small, and noise is less "
-         "easily taken for a change of speed.\n\n"
+         "of 8, sub-linear, super-linear, noisy affine. Held back are their numbers, not their "
+         "kinds: "
+         "constants were also chosen on steps of 12, steps of 6 with padding, a padded power of "
+         "0.68, and linear, affine and padded laws with noise of 0.35 to 0.45. Added after a look "
+         "at "
+         "the held-back laws: small first batches, a change of speed told from noise, the root in "
+         "the "
+         "cost model, the freshest first of more than fill a batch, refusal by the chance to be in "
+         "time. With noise of 0.4 the same policy differs by some percent from seed to seed in a "
+         "cell "
+         "of this length, and the best of nine peers is the best of nine draws.\n\n"
          "Ratios are SloPolicy's goodput by that of the best peer of the cell, a different one "
          "from "
          "cell to cell.\n\n## Summary\n\n| cells | number | at least the best peer | within 2 % | "
@@ -453,6 +496,7 @@ int main(int argc, char** argv) {
     for (const double share : row.share) out << ' ' << fixed(share) << " |";
     out << '\n';
   }
+  again(out, all, everything);
   overload(out, laws);
   fairness(out);
   pictures(out, folder, laws);

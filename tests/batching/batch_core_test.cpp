@@ -233,6 +233,36 @@ class ByteForCost final : public BatchPolicy {
 
 }  // namespace
 
+TEST_CASE("A policy is told whether all that wait are alike: deadlines, one priority, one group") {
+  struct Curious final : BatchPolicy {
+    BatchDecision decide(const QueueView& view) noexcept override {
+      alike = view.alike;
+      return {};
+    }
+    bool alike = false;
+  };
+  Curious policy;
+  BatchCore core({.max_batch_size = 8, .max_groups = 2}, &policy);
+  const TimePoint now{1s};
+  const auto alike = [&] {
+    (void)core.poll(now);
+    return policy.alike;
+  };
+  const RequestTerms usual{.deadline = now + 1s};
+  (void)core.submit(now, usual);
+  (void)core.submit(now, usual);
+  CHECK(alike());
+  for (const RequestTerms& other :
+       {RequestTerms{}, RequestTerms{.priority = Priority::high, .deadline = now + 1s},
+        RequestTerms{.deadline = now + 1s, .group = 1}}) {
+    const SlotHandle slot = core.submit(now, other).slot;
+    CHECK_FALSE(alike());
+    core.cancel(slot);
+    core.release(slot);
+    CHECK(alike());
+  }
+}
+
 TEST_CASE(
     "Drain dispatches even if the policy would rather wait; a policy's own maximum is its reason") {
   struct Stubborn final : BatchPolicy {

@@ -63,6 +63,22 @@ double error_of(const CostModel& model, const Law& law, World& world, double fac
 
 }  // namespace
 
+TEST_CASE("a law that large batches use better is learned, also beyond what ran") {
+  const unsigned seed = fresh_seed();
+  INFO("seed " << seed);
+  World world(seed);
+  const auto law = [](std::size_t n) { return 1e6 * std::pow(static_cast<double>(n), 0.6); };
+  CostModel model;
+  for (int i = 0; i < 300; ++i) {
+    const std::size_t n = 1 + static_cast<std::size_t>(world.uniform(0, 32));
+    model.observe({n, 100 * n, 100}, nanoseconds(law(n) * world.noise(0.05)));
+  }
+  for (const std::size_t n : std::initializer_list<std::size_t>{4, 16, 32, 64}) {
+    INFO(n);
+    REQUIRE(std::abs(model.mean({n, 100 * n, 100}) / law(n) - 1) < (n > 32 ? 0.18 : 0.06));
+  }
+}
+
 TEST_CASE("a cost model knows nothing at first, and says so") {
   CostModel model;
   REQUIRE_FALSE(model.known());

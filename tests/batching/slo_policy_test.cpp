@@ -35,6 +35,20 @@ void teach(SloPolicy& policy, std::uint64_t bytes = 0, std::size_t groups = 1) {
         {.shape = plain(n), .started = kStart, .execution = affine(n), .memory_used = bytes * n});
   }
 }
+/// The same with batches that take between half of that and twice that.
+void teach_noisily(SloPolicy& policy) {
+  policy.bind(resolved({.max_batch_size = 64}));
+  std::mt19937 random(5);
+  for (std::size_t i = 0; i < 400; ++i) {
+    const std::size_t n = 1 + i * 37 % 64;
+    const double factor = std::exp2(2.0 * static_cast<double>(random()) / 4294967296.0 - 1);
+    const auto time = static_cast<double>(affine(n).count());
+    policy.on_start(plain(n), kStart);
+    policy.on_finish({.shape = plain(n),
+                      .started = kStart,
+                      .execution = Duration(static_cast<Duration::rep>(factor * time))});
+  }
+}
 QueueView waiting(std::size_t n, Duration oldest, TimePoint first_deadline, std::size_t arrived) {
   return {.now = kStart,
           .waiting = n,
@@ -199,6 +213,56 @@ TEST_CASE("a backlog that small batches cannot serve gives up the most urgent fo
   // Without the crowd it would have been served.
   REQUIRE(policy.decide(waiting(3, 7500us, kStart + 4500us, 1051)).dispatch);
   REQUIRE(policy.hopeless_before(kStart) < kStart + 4500us);
+}
+
+TEST_CASE("of more than fill a batch the freshest are served, the more surely the more wait") {
+  // A full batch takes 10.4 ms. 160 wait, spread over the last 30 of 40 ms that are allowed: the
+  // first of them would be in time in it only if it is quick.
+  SloPolicy policy;
+  teach_noisily(policy);
+  arrive(policy, 5, 40ms);
+  const auto given_up = [&](std::size_t n, Duration slack, bool alike = true) {
+    QueueView view = waiting(n, 40ms - slack, kStart + slack, 1000 + n);
+    view.alike = alike;
+    policy.decide(view);
+    return policy.hopeless_before(kStart) - kStart;
+  };
+  const Duration of_two = given_up(128, 10ms), of_three = given_up(192, 10ms);
+  REQUIRE(of_two > 10ms);
+  REQUIRE(of_two < 20ms);
+  REQUIRE(of_three > of_two);
+  REQUIRE(of_three < 24ms);  // twice what a batch takes is enough for all
+  // A batch has places for all, or all have time: nobody goes.
+  REQUIRE(given_up(64, 16ms) < 16ms);
+  REQUIRE(given_up(192, 25ms) < 25ms);
+  // Nor does anybody go for others who matter less, can wait or run elsewhere,
+  REQUIRE(given_up(192, 10ms, false) < of_two);
+  // or while somebody else is free for the rest.
+  policy.on_start(plain(64), kStart);
+  policy.on_start(plain(64), kStart);
+  policy.on_start(plain(64), kStart);
+  REQUIRE(given_up(128, 10ms) > 10ms);
+  for (int i = 0; i < 3; ++i)
+    policy.on_finish({.shape = plain(64), .started = kStart, .execution = 10400us});
+  REQUIRE(given_up(128, 10ms) < 10ms);
+}
+
+TEST_CASE("who has a fair chance is neither refused nor given up for a place that costs little") {
+  SloPolicy steady, noisy;
+  teach(steady);
+  teach_noisily(noisy);
+  // Two wait and the first has 3 ms left: less than any batch takes, if it takes what it should.
+  const QueueView view = waiting(2, 17ms, kStart + 3ms, 1001);
+  const auto given_up = [&](SloPolicy& policy) {
+    arrive(policy, 1, 20ms);
+    policy.decide(view);
+    return policy.hopeless_before(kStart) >= kStart + 3ms;
+  };
+  REQUIRE(given_up(steady));
+  REQUIRE_FALSE(given_up(noisy));
+  REQUIRE(noisy.fits(plain(2), kStart, kStart + 3ms));
+  REQUIRE(steady.expected_finish(view, 10) > kStart + 3900us);
+  REQUIRE(noisy.expected_finish(view, 10) < kStart + 3ms);
 }
 
 TEST_CASE("an answer is expected after what runs and what must be served before") {

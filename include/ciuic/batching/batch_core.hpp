@@ -121,8 +121,8 @@ class BatchCore {
     if (free_ == kNoSlot) return Refusal::outstanding_full;
     return expected_finish(terms) > terms.deadline ? Refusal::infeasible : Refusal::none;
   }
-  /// When the policy expects the answer of a request submitted now; `TimePoint::min()` if it cannot
-  /// say.
+  /// The earliest that the policy counts on an answer to a request submitted now;
+  /// `TimePoint::min()` if it cannot say.
   TimePoint expected_finish(const RequestTerms& terms) noexcept {
     if (policy_ == nullptr || terms.deadline == kNever) return TimePoint::min();
     const QueueView queue = view(terms.group, limits_.max_batch_size, limits_.max_batch_cost);
@@ -219,6 +219,11 @@ class BatchCore {
     if (slot == kNoSlot) return {};
     leave_queue(slot, SlotState::finished);
     return handle(slot);
+  }
+
+  /// Dispatched requests of a tenant cost so much more than they said, or less.
+  void correct_cost(TenantId tenant, std::int64_t more) noexcept {
+    queue_.tenants().correct(tenant, more);
   }
 
   /// Takes a waiting request out: `waiting` is returned, it is the caller's to release. Otherwise
@@ -380,7 +385,9 @@ class BatchCore {
             .max_count = max_count,
             .max_cost = max_cost,
             .memory_free = memory_free(),
-            .draining = closing_ != Closing::no};
+            .draining = closing_ != Closing::no,
+            .alike = waiting_deadlines_.size() == waiting() && g.waiting == waiting() &&
+                     queue_.one_priority()};
   }
 
   /// The oldest waiting request of all.

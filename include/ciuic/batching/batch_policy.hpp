@@ -56,6 +56,7 @@ struct QueueView {
   std::uint64_t max_cost = 1;         ///< likewise, in cost
   std::uint64_t memory_free = kNoBytes;  ///< of the memory budget, bytes not reserved by batches
   bool draining = false;                 ///< nobody else will come
+  bool alike = false;  ///< all that wait have a deadline, and are of one priority and group
 
   static constexpr std::uint64_t kNoBytes = std::numeric_limits<std::uint64_t>::max();
 };
@@ -139,11 +140,11 @@ class BatchPolicy {
                    TimePoint /*first_deadline*/) noexcept {
     return true;
   }
-  /// Waiting requests whose deadline is at this or before are expired now, for nothing can be in
-  /// time. `now` by default. Called before decide().
+  /// Waiting requests whose deadline is at this or before are expired now: they are not worth their
+  /// place any more. `now` by default: those that are late. Called before decide().
   virtual TimePoint hopeless_before(TimePoint now) noexcept { return now; }
-  /// When a request of `cost` that came now, behind what `view` holds, would most likely be
-  /// answered; `view.now` = cannot say, never refuse.
+  /// The earliest that a request of `cost` that came now, behind what `view` holds, can be counted
+  /// on to be answered: it is refused if that is after its deadline. `view.now` = never refuse.
   virtual TimePoint expected_finish(const QueueView& view, std::uint64_t /*cost*/) noexcept {
     return view.now;
   }

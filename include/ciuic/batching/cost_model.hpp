@@ -1,7 +1,9 @@
 // CostModel: how long a batch will take and how many bytes it will need, learned from the batches
 // that ran.
 //
-//   mean = w · (1, count, cost, padding, count·cost)      padding = count·max_cost - cost, w >= 0
+//   mean = w · (1, count, cost, padding, count·cost, root)      w >= 0
+//          padding = count·max_cost - cost, root = √(count·max_cost): devices that large batches
+//          use better
 //   upper = mean · (a high quantile of measured / mean over the last 64 batches)
 //
 // The weights are those of least squares over relative errors in which a batch counts the less the
@@ -34,7 +36,7 @@ struct CostModelOptions {
 /// negative, with weights that are not negative either. Thread-safety: thread-compatible.
 class OnlineFit {
  public:
-  static constexpr std::size_t kFeatures = 5;
+  static constexpr std::size_t kFeatures = 6;
   using Features = std::array<double, kFeatures>;
 
   explicit OnlineFit(const CostModelOptions& options) noexcept
@@ -89,6 +91,7 @@ class OnlineFit {
   static constexpr double kRidge = 1e-4;  // of each feature's own moment
   static constexpr std::size_t kRing = 64;
   static constexpr std::size_t kJury = 7;     // the last batches, whose median tells a change
+  static constexpr std::size_t kEnough = 12;  // batches for quantiles
   static constexpr double kChange = 1.3;      // a smaller factor is left to the regression
   static constexpr double kMostChange = 1.8;  // a larger one is a change, however noisy
   static constexpr double kTrustAfterChange = 0.2;
@@ -109,8 +112,10 @@ class OnlineFit {
     for (std::size_t i = 0; i < jury; ++i) last[i] = recent(i);
     const auto middle = last.begin() + static_cast<std::ptrdiff_t>(jury / 2);
     std::nth_element(last.begin(), middle, last.begin() + static_cast<std::ptrdiff_t>(jury));
-    // Noise moves a median of few, too.
-    const double noise = std::sqrt(ratio(0.84) / std::max(ratio(0.16), kSmallest));
+    // Noise moves a median of few, too. The quantiles are of the batches before this one; from a
+    // few nothing is said about noise yet.
+    const bool told = remembered_ >= kEnough;
+    const double noise = told ? std::sqrt(ratio(0.84) / std::max(ratio(0.16), kSmallest)) : 1;
     const double change = std::clamp(std::pow(noise, 1.25), kChange, kMostChange);
     return *middle > change || *middle < 1 / change ? *middle : 1;
   }
@@ -197,7 +202,7 @@ class CostModel {
     const double count = static_cast<double>(shape.count);
     const double cost = static_cast<double>(shape.cost);
     const double padded = count * static_cast<double>(shape.max_cost);
-    return {1, count, cost, std::max(0.0, padded - cost), count * cost};
+    return {1, count, cost, std::max(0.0, padded - cost), count * cost, std::sqrt(padded)};
   }
   static Duration to_duration(double ticks) noexcept {
     return Duration(static_cast<Duration::rep>(std::min(ticks, kMost)));

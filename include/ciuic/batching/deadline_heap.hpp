@@ -17,6 +17,7 @@ class DeadlineHeap {
   explicit DeadlineHeap(std::size_t slots) : place_(slots, kAbsent) { heap_.reserve(slots); }
 
   bool empty() const noexcept { return heap_.empty(); }
+  std::size_t size() const noexcept { return heap_.size(); }
   /// `kNever` when empty.
   TimePoint first_deadline() const noexcept {
     return heap_.empty() ? kNever : heap_.front().deadline;

@@ -36,14 +36,18 @@ class FreeSlots {
       stack.store(number);
     }
   }
-  /// A slot, the caller's from now on. `kNone` when each stack was empty as it was looked at.
+  /// A slot, the caller's from now on; `kNone` when there was a moment without any.
   std::uint32_t pop() noexcept {
     const std::size_t own = stack_of_this_thread();
-    for (std::size_t i = 0; i < kStacks; ++i) {
-      const std::uint32_t slot = pop_from(stacks_[(own + i) % kStacks].head);
-      if (slot != kNone) return slot;
+    for (;;) {
+      const std::uint64_t before = changes();
+      for (std::size_t i = 0; i < kStacks; ++i) {
+        const std::uint32_t slot = pop_from(stacks_[(own + i) % kStacks].head);
+        if (slot != kNone) return slot;
+      }
+      // Nothing moved from a stack not seen yet to one seen before: they were empty all at once.
+      if (changes() == before) return kNone;
     }
-    return kNone;
   }
   /// What pop() would most likely give this thread.
   std::uint32_t likely() const noexcept {
@@ -95,6 +99,12 @@ class FreeSlots {
     Atomic<std::uint64_t> head{kNone};
   };
 
+  /// Of all stacks so far, modulo 2^32.
+  std::uint64_t changes() const noexcept {
+    std::uint64_t sum = 0;
+    for (const Stack& stack : stacks_) sum += stack.head.load(std::memory_order_acquire) >> 32;
+    return sum;
+  }
   std::uint32_t pop_from(Atomic<std::uint64_t>& stack) noexcept {
     std::uint64_t head = stack.load(std::memory_order_acquire);
     for (;;) {

@@ -9,6 +9,7 @@
 // at the head of every flow that is not empty.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -69,6 +70,11 @@ class RequestQueue {
     tenants_.charge(tenant_of(items_[slot].flow), cost);
   }
 
+  /// True when all that wait have the same priority.
+  bool one_priority() const noexcept {
+    return std::count_if(active_.begin(), active_.end(),
+                         [](const auto& level) { return !level.empty(); }) <= 1;
+  }
   /// The request to serve next; `kNoSlot` when nothing waits.
   std::uint32_t peek() const noexcept {
     for (std::size_t level = kPriorityLevels; level-- > 0;) {

@@ -3,9 +3,11 @@
 // It learns how long batches take (CostModel), how fast requests come, how long they are given and
 // how many batches run at once, and decides from that:
 //
-//   who can make it   A deadline nearer than the fastest batch is given up when others would gain
-//                     by it. When batches short enough for the most urgent request cannot keep up
-//                     with what waits, the most urgent are given up for batches that can.
+//   who can make it   A request whose chance to be in time is smaller than its share of a batch's
+//                     time is refused, or given up when others would gain by it. When batches short
+//                     enough for the most urgent request cannot keep up with what waits, the most
+//                     urgent are given up for batches that can. When more wait than fill a batch,
+//                     the freshest are served: those have time left if the batch takes long.
 //   how large         A batch grows while all in it are in time, the memory bears it, the time per
 //                     request does not get worse, and the next request would not rather be served
 //                     apart (a long one that would pad all the others).
@@ -103,7 +105,9 @@ class SloPolicy final : public BatchPolicy {
     if (first_deadline != kNever) {
       const double slack = ticks(first_deadline - now);
       const double ratio = crowded_ ? fair_ratio(static_cast<double>(shape.count)) : margin();
-      if (mean * ratio > slack && model_.mean(kLeast) <= slack) return CloseReason::deadline;
+      if (mean * ratio > slack && model_.mean(kLeast) * least_ratio() <= slack) {
+        return CloseReason::deadline;
+      }
     }
     if (shape.count > size_limit() && is_slow(shape, mean)) return false;
     return !better_apart(shape, mean);
@@ -115,12 +119,13 @@ class SloPolicy final : public BatchPolicy {
     if (!model_.known() || first_deadline_ == kNever || (waiting_ < 2 && !give_up_)) {
       return now;
     }
-    const double least = std::min(model_.mean(kLeast), kMostGivenUp * allowed_);
+    const double least = std::min(model_.mean(kLeast) * least_ratio(), kMostGivenUp * allowed_);
     double give_up = least;
     // Of a full batch the core does not ask decide() first: all that are in its way go at once.
     if (waiting_ >= size_limit() && head_is_in_the_way(now)) {
       give_up = std::max(least, time_of_survivors(now));
     }
+    give_up = std::max(give_up, time_of_the_fresh(now));
     TimePoint until = add_saturating(now, Duration(static_cast<Duration::rep>(give_up)));
     if (give_up_) until = std::max(until, first_deadline_);
     give_up_ = false;
@@ -139,9 +144,10 @@ class SloPolicy final : public BatchPolicy {
       start += batches * mean(size) / static_cast<double>(workers_);
     }
     const double own = model_.mean({1, cost, cost});
+    const double soonest = (start + own) * least_ratio();
     return add_saturating(
         view.now,
-        Duration(static_cast<Duration::rep>(std::min(start + own, ticks(kNever - view.now)))));
+        Duration(static_cast<Duration::rep>(std::min(soonest, ticks(kNever - view.now)))));
   }
 
   BatchForecast forecast(const BatchShape& shape) noexcept override {
@@ -195,6 +201,9 @@ class SloPolicy final : public BatchPolicy {
   static constexpr double kMostGivenUp = 0.9;     // of the time that requests are given
   static constexpr double kWorthIt = 1.02;        // times faster: worth giving somebody up
   static constexpr double kSameSpeed = 1.02;      // time per request that counts as no worse
+  static constexpr double kAlmostSure = 0.95;     // chance to be in time
+  static constexpr double kSmallChance = 0.1;     // not worth a place, even if that costs nothing
+  static constexpr double kFew = 8;               // requests: what a place costs is told from more
   static constexpr double kBlend = 0.05;          // weight of the newest in running averages
 
   static double ticks(Duration d) noexcept { return static_cast<double>(d.count()); }
@@ -216,6 +225,7 @@ class SloPolicy final : public BatchPolicy {
   void look(const QueueView& view) noexcept {
     waiting_ = view.waiting;
     first_deadline_ = view.first_deadline;
+    alike_ = view.alike && !view.draining;
     if (view.waiting > 0 && view.first_deadline != kNever) {
       const double allowed = ticks(view.first_deadline - view.oldest_arrival);
       if (allowed > 0) blend(allowed_, allowed);
@@ -293,12 +303,47 @@ class SloPolicy final : public BatchPolicy {
     }
     return mean(high) * fair_ratio(high);
   }
+  /// Of more than fill a batch somebody stays behind. Is it the most urgent, all others start
+  /// sooner after they came and are in time more surely: so the next batch takes the freshest. But
+  /// who stays behind is given up, while later on there may be room again. Until when deadlines
+  /// should be left out: the chance that is asked of the first of the batch rises with the number
+  /// of those that would wait on, from none to almost sure when they are another batch. Only among
+  /// equals: no request makes room for others that matter less, can wait, or do not share a batch.
+  double time_of_the_fresh(TimePoint now) const noexcept {
+    const double size = static_cast<double>(size_limit());
+    const std::size_t free =
+        std::max<std::size_t>(workers_, running_batches_ + 1) - running_batches_;
+    const double spare = static_cast<double>(waiting_) - size * static_cast<double>(free);
+    if (spare <= 0 || !alike_) return 0;
+    const double slack = ticks(first_deadline_ - now), supply = density(now), time = mean(size);
+    const auto wanted = [&](double given_up) {
+      return time * model_.ratio(std::min(kAlmostSure, (spare - given_up) / size));
+    };
+    if (wanted(0) <= slack) return 0;
+    double low = 0, high = spare;
+    for (int i = 0; i < 8; ++i) {
+      const double middle = (low + high) / 2;
+      (slack + middle / supply < wanted(middle) ? low : high) = middle;
+    }
+    return slack + high / supply;
+  }
   /// When more wait than can be served, an urgent request is worth its place if its chance to be in
   /// time is above the share of a place in the time of the batch: that quantile of measured / mean.
   double fair_ratio(double n) const noexcept {
-    const double time = mean(n), more = mean(n + 1);
-    const double share = time > 0 && more > time ? (more - time) * n / time : 0;
-    return model_.ratio(std::clamp(share, 0.2, 0.8));
+    return model_.ratio(std::clamp(share_of_a_place(n), 0.2, 0.8));
+  }
+  /// Below this times the mean nobody is counted on: a request whose chance is smaller than the
+  /// share of its place is refused or given up.
+  double least_ratio() const noexcept {
+    const double few =
+        std::min(std::max(static_cast<double>(waiting_), kFew), static_cast<double>(size_limit()));
+    return model_.ratio(std::clamp(share_of_a_place(few), kSmallChance, 0.5));
+  }
+  /// The time that one request more costs, by the time of each in a batch of `n`: near 0 where the
+  /// batch costs nearly the same without it.
+  double share_of_a_place(double n) const noexcept {
+    const double time = mean(n);
+    return time > 0 ? std::max(0.0, mean(n + 1) - time) * n / time : 0;
   }
 
   /// 1, 2, 3, … 16, 18, 20, … and `most`.
@@ -373,6 +418,7 @@ class SloPolicy final : public BatchPolicy {
 
   // What the last view told.
   std::size_t waiting_ = 0;
+  bool alike_ = false;  // see QueueView
   TimePoint first_deadline_ = kNever;
   std::uint64_t arrived_ = 0;
   TimePoint counted_ = TimePoint::min();
