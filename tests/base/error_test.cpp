@@ -1,5 +1,6 @@
 #include "ciuic/base/error.hpp"
 
+#include <cstring>
 #include <memory>
 #include <string>
 
@@ -12,6 +13,7 @@ TEST_CASE("An error joins the parts of its message and shares them between copie
   const Error copy = error;
   CHECK(copy.message() == "config.json: heads: expected 8, got 7");
   CHECK(copy.message().data() == error.message().data());
+  CHECK(std::strlen(error.message().data()) == error.message().size());
   CHECK(error.with_prefix("dir/").message() == "dir/config.json: heads: expected 8, got 7");
 }
 

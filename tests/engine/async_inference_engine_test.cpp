@@ -139,12 +139,30 @@ TEST_CASE("Wrong requests are refused with the parameter's name") {
   CHECK(refusal(std::string(256, 'x'), {}).find("oversize prompt:") == 0);
   CHECK(refusal("\xFF", {}).find("invalid_argument toy:") == 0);
   CHECK(refusal("x", {.timeout = 0s}).find("expired") == 0);
+  CHECK(refusal("x", {.timeout = -1s}).find("invalid_argument timeout:") == 0);
+  CHECK(refusal("x", {.priority = static_cast<Priority>(200)}) ==
+        "invalid_argument priority: wanted low, normal or high, got 200");
   TextStream bad_id = engine.generate(std::vector<TokenId>{1, 128}, {});
   CHECK(bad_id.finish().error().message() == "prompt: wanted token ids below 128, got 128");
   // 2^31 new tokens are cut to the context, not an overflow.
   TextStream huge = engine.generate("x", {.max_new_tokens = 0x7FFFFFFF, .ignore_end_tokens = true});
   run(engine);
   CHECK(huge.finish().value().tokens.size() == 255);
+}
+
+TEST_CASE("A model whose tokenizer throws fails that request") {
+  struct Thrower : ToyLanguageModel {
+    using ToyLanguageModel::ToyLanguageModel;
+    Result<std::vector<TokenId>> encode(std::string_view, bool) const {
+      throw std::runtime_error("no words");
+    }
+  };
+  Toy toy;
+  AsyncInferenceEngine<Thrower> engine(Thrower(toy.log), toy.host_driven());
+  const Result<Generation> answer = engine.generate("x", {}).finish();
+  REQUIRE_FALSE(answer);
+  CHECK(answer.error().code() == ErrorCode::model_failed);
+  CHECK(answer.error().message().find("no words") != std::string_view::npos);
 }
 
 TEST_CASE("Engine options that cannot work refuse every request with the reason") {

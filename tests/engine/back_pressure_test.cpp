@@ -198,23 +198,26 @@ TEST_CASE("A drain beside a reader who rests gives up at its time, and a stop en
     TextStream stream = engine.generate("p", {.max_new_tokens = 25, .max_unread = 4});
     const TimePoint until = clock.now() + 5ms;
     std::atomic<int> drained{-1};
-    std::thread drainer([&] { drained = engine.drain(5ms); });
+    std::thread drainer([&] { drained = engine.drain(5ms).has_value(); });
     clock.await_sleeper(until);
     CHECK(drained == -1);
     clock.advance(5ms);
     drainer.join();
     CHECK(drained == 0);
-    CHECK(engine.drain(0s) == false);
+    const Result<void> again = engine.drain(0s);
+    REQUIRE_FALSE(again);
+    CHECK(again.error().code() == ErrorCode::expired);
+    CHECK(again.error().message() == "drain: 1 requests are left");
     // A second one, for ever, ends when the reader reads: host-driven, it runs the steps itself.
     if (drive == Drive::host) {
-      std::thread again([&] { drained = engine.drain(); });
+      std::thread second([&] { drained = engine.drain().has_value(); });
       std::string text;
       for (;;) {
         const auto piece = stream.next();
         if (!piece || !*piece) break;
         text += **piece;
       }
-      again.join();
+      second.join();
       CHECK(drained == 1);
       CHECK(text == answer("p", 25));
     } else {
@@ -237,7 +240,7 @@ TEST_CASE("A host-driven drain expires a paused request at its time") {
   TextStream stream = engine.generate("p", {.max_new_tokens = 25, .timeout = 3ms, .max_unread = 1});
   const TimePoint deadline = clock.now() + 3ms;
   std::atomic<bool> drained{false};
-  std::thread drainer([&] { drained = engine.drain(); });
+  std::thread drainer([&] { drained = engine.drain().has_value(); });
   clock.await_sleeper(deadline);
   clock.advance(3ms);
   drainer.join();

@@ -172,7 +172,7 @@ class EngineWorld {
       if (ending != Ending::stop) await([&] { return submitted_ == readers; });
       hesitate(dice_.below(60));
       if (ending == Ending::drain) {
-        require(engine_->drain(), "drain gave up");
+        require(bool(engine_->drain()), "drain gave up");
         hosts_go_.store(true);
       } else if (ending == Ending::stop) {
         if (dice_.chance(3)) start(threads, [this] { require(bool(engine_->stop()), "stop"); });
@@ -398,7 +398,7 @@ void drain_beside_a_slow_reader_world(Dice& dice, const simulated::Plan&) {
       engine.generate(std::vector<TokenId>{1}, {.max_new_tokens = 3, .max_unread = 1});
   std::vector<Thread> threads;
   for (std::size_t i = dice.pick(1, 2); i-- > 0;) {
-    start(threads, [&] { require(engine.drain(), "drain gave up"); });
+    start(threads, [&] { require(bool(engine.drain()), "drain gave up"); });
   }
   hesitate(dice.below(60));
   if (dice.chance(3)) return stream.cancel();
@@ -492,7 +492,7 @@ TEST_CASE("An engine whose thread does not start says so, and answers everybody"
         require(!engine.status(), "it says it has started");
         TextStream stream = engine.generate(std::vector<TokenId>{1});
         require(stream.next().error().code() == ErrorCode::out_of_memory, "another error");
-        require(engine.drain(), "drain");
+        require(bool(engine.drain()), "drain");
         require(bool(engine.stop()), "stop");
       },
       true);

@@ -143,6 +143,20 @@ TEST_CASE("routing: one batch that waits is left to the faster replica, exactly 
   CHECK(look < now + 16ms);
 }
 
+TEST_CASE("routing: a replica that has passed and is not free yet is still worth waiting for") {
+  ReplicaRouter router(2, {.relearn_every = 0}, {});
+  teach(router, 0, 1ms, 0ms);
+  teach(router, 1, 1s, 0ms);
+  const BatchShape one{1, 1, 1};
+  router.occupy(0, kStart, one);
+  router.start(0, kStart, one, false);
+  CHECK(router.choose(kStart, one, 1).replica == kNoReplica);
+  router.passed(0, one, 3ms);  // later than foretold
+  CHECK(router.choose(kStart + 3ms, one, 1).replica == kNoReplica);
+  router.free(0);
+  CHECK(router.choose(kStart + 3ms, one, 1).replica == 0);
+}
+
 TEST_CASE("routing: a slow first batch does not put a replica aside for ever") {
   ReplicaRouter router(2, {.relearn_every = 0}, {});
   const BatchShape shape{4, 4, 1};

@@ -27,7 +27,8 @@ namespace {
 enum class Drive { workers, executor, host };
 
 /// Producers, an engine, and an end. At most one replica is broken for good; in half of the worlds
-/// nothing else fails, and then nobody may notice.
+/// nothing else fails, and then nobody may notice. In some, the first request fails on one replica
+/// and hangs on the next until all others have their answers: nobody may wait behind it.
 class World {
  public:
   World(Dice& dice, const simulated::Plan& /*plan*/, Drive drive)
@@ -47,16 +48,21 @@ class World {
     broken_ = replicas_ > 1 && dice.chance(2) ? dice.below(replicas_) : kNone;
     loses_device_ = dice.chance(2);
     poisons_ = dice.chance(2);
-    flaky_ = dice.chance(4);
+    hangs_ = replicas_ == 3 && dice.chance(3);
+    flaky_ = hangs_ || dice.chance(4);
     // Threads are as slow as they please here: where nobody may notice, nobody is given up.
     options_.health.patience = flaky_ ? micros(dice.pick(0, 6)) : Duration::max();
     ending_ = static_cast<Ending>(dice.below(4));
+    if (!hangs_) return;
+    batching.max_batch_size = 1;  // it has no mates
+    broken_ = kNone;
   }
 
   void run() {
     std::optional<ThreadPool> pool;
     if (drive_ == Drive::executor) {
-      pool.emplace(ThreadPoolOptions{.threads = static_cast<unsigned>(dice_.pick(1, replicas_)),
+      const std::size_t threads = dice_.pick(hangs_ ? replicas_ : 1, replicas_);
+      pool.emplace(ThreadPoolOptions{.threads = static_cast<unsigned>(threads),
                                      .host = {.clock = &simulated_clock}});
       options_.batching.host.executor = &*pool;
     }
@@ -72,7 +78,9 @@ class World {
       producing_ = static_cast<int>(producers);
       for (std::size_t i = 0; i < producers; ++i) start(threads, [this] { produce(); });
       if (drive_ == Drive::host) {
-        for (std::size_t i = dice_.pick(1, 3); i-- > 0;) start(threads, [this] { host(); });
+        for (std::size_t i = dice_.pick(hangs_ ? 3 : 1, 3); i-- > 0;) {
+          start(threads, [this] { host(); });
+        }
       }
       if (ending_ == stop_amid || ending_ == drain_amid) {
         hesitate(dice_.below(6));
@@ -122,6 +130,11 @@ class World {
       require(!batch.resolved(i), "an answered request is run again");
       ++fates_[batch[i]].seen;
     }
+    if (hangs_ && batch[0] == 0) {
+      if (fates_[0].seen == 1) return Error(ErrorCode::model_failed, "first");
+      Lock lock(mutex_);
+      while (producing_ > 0) changed_.wait(lock);
+    }
     hesitate(dice_.below(3));
     if (dice_.chance(3)) sleep_for(micros(dice_.pick(1, 6)));
     const bool fails = r == broken_ || (flaky_ && dice_.chance(3));
@@ -145,7 +158,7 @@ class World {
       SubmitOptions options;
       if (dice_.chance(5)) options.timeout = micros(dice_.pick(0, 6));
       Future<int> future = engine_->submit(id, options);
-      switch (dice_.below(6)) {
+      switch (hangs_ && id == 0 ? 2 : dice_.below(6)) {
         case 0:
           future.cancel();
           break;
@@ -214,7 +227,7 @@ class World {
   const std::size_t replicas_;
   OneShotOptions options_;
   std::size_t broken_ = kNone;
-  bool loses_device_ = false, poisons_ = false, flaky_ = false;
+  bool loses_device_ = false, poisons_ = false, flaky_ = false, hangs_ = false;
   Ending ending_ = stop_last;
   Mutex mutex_;
   CondVar changed_;

@@ -279,7 +279,7 @@ class Atomic {
   }
   static T unpack(std::uint64_t bits) noexcept {
     T value;
-    std::memcpy(&value, &bits, sizeof value);
+    std::memcpy(static_cast<void*>(&value), &bits, sizeof value);
     return value;
   }
   static void commit(void* target, std::uint64_t bits) {

@@ -95,13 +95,14 @@ class [[nodiscard]] Error {
   Error(ErrorCode code, std::initializer_list<std::string_view> parts) noexcept : code_(code) {
     std::size_t length = 0;
     for (std::string_view part : parts) length += part.size();
-    void* block = ::operator new(sizeof(Text) + length, std::nothrow);
+    void* block = ::operator new(sizeof(Text) + length + 1, std::nothrow);
     if (block == nullptr) return;
     text_ = ::new (block) Text{{1}, length};
     char* out = text_->chars();
     for (std::string_view part : parts) {
       for (const char c : part) *out++ = static_cast<unsigned char>(c) < 32 ? ' ' : c;
     }
+    *out = '\0';
   }
   Error(ErrorCode code, std::string_view message) noexcept : Error(code, {message}) {}
   /// An error without words of its own: the code says it all.
@@ -123,7 +124,8 @@ class [[nodiscard]] Error {
   }
 
   ErrorCode code() const noexcept { return code_; }
-  /// Valid as long as this error or a copy of it lives.
+  /// Valid as long as this error or a copy of it lives. A zero follows it, so that `data()` serves
+  /// where C wants a string.
   std::string_view message() const noexcept {
     return text_ == nullptr ? to_string(code_) : std::string_view(text_->chars(), text_->length);
   }

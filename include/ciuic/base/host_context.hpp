@@ -10,12 +10,14 @@
 namespace ciuic::inline CIUIC_ABI {
 
 /// Runs functions somewhere else, now or at a time. The host may give its own; `ThreadPool` is
-/// ours. Thread-safety: thread-safe.
+/// ours. What is accepted must be run once, sooner or later, without waiting for other tasks: work
+/// and deadlines depend on it. (docs/engine.md says what is saved of those that were lost.)
+/// Thread-safety: thread-safe.
 class Executor {
  public:
   /// Runs `task` soon on some thread. False, and `task` untouched, when it takes no more work.
   virtual bool post(Function<void()>&& task) noexcept = 0;
-  /// Runs `task` at `when` or soon after. Same result as `post`.
+  /// Runs `task` at `when` or soon after, never before. Same result as `post`.
   virtual bool post_at(TimePoint when, Function<void()>&& task) noexcept = 0;
 
  protected:

@@ -30,6 +30,9 @@ struct alignas(64) BatchEntry {
   bool failed = false;             // and is an error
 };
 
+/// How often a batch that fails may be run again as a whole (Batch::run_again).
+inline constexpr unsigned kMostExtraRuns = 8;
+
 /// A view of the requests that run together, in the order they are served.
 ///
 /// The model resolves or rejects each one, in any order, at once or as results come; what it leaves
@@ -98,7 +101,8 @@ class Batch {
   /// Where the policy sends this batch (BatchPolicy::route); 0 without one.
   std::uint32_t route() const noexcept { return route_; }
   /// If this call of the model fails, what it left unresolved shall be shown to it once more as a
-  /// whole, before any other rule: for a model that has another place to run it. Counts once.
+  /// whole, before any other rule: for a model that has another place to run it. Counts
+  /// kMostExtraRuns times.
   void run_again() noexcept { run_again_ = true; }
   bool runs_again() const noexcept { return run_again_; }
 

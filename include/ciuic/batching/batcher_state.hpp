@@ -441,10 +441,10 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     report.execution = std::max(clock().now() - report.started, Duration{0});
     return report;
   }
-  /// Runs what is still wanted; after a failure, again if the model asks for it and
-  /// `may_run_again`, or in halves if that may help: `extra` runs.
+  /// Runs what is still wanted; after a failure, again if the model asks for it, at most
+  /// `runs_again` times, or in halves if that may help: `extra` runs.
   void run(std::span<Ticket> tickets, BatchReport& report, bool extra = false,
-           bool may_run_again = true) noexcept {
+           unsigned runs_again = kMostExtraRuns) noexcept {
     tickets = front(tickets, [this](Ticket ticket) { return !Pool::is_claimed(ticket); });
     if (tickets.empty()) return;
     Batch<Request, Response> batch(*this, entries_.get(), tickets, stats_, report.route);
@@ -473,15 +473,15 @@ class BatcherState final : public CompletionPool<Response>, public BatchShell {
     const std::span<Ticket> all = tickets;
     tickets = front(tickets, [this](Ticket ticket) { return !entries_[ticket].answered; });
     if (tickets.empty()) return;
-    if (!outcome && batch.runs_again() && may_run_again) {
+    if (!outcome && batch.runs_again() && runs_again > 0) {
       for (const Ticket ticket : all.subspan(tickets.size())) show(ticket);
-      return run(tickets, report, true, false);
+      return run(tickets, report, true, runs_again - 1);
     }
     if (!outcome && tickets.size() > 1 && (out_of_memory || on_failure_ == OnFailure::bisect)) {
       for (const Ticket ticket : all.subspan(tickets.size())) show(ticket);
       const std::size_t half = (tickets.size() + 1) / 2;
-      run(tickets.first(half), report, true, may_run_again);
-      return run(tickets.subspan(half), report, true, may_run_again);
+      run(tickets.first(half), report, true, runs_again);
+      return run(tickets.subspan(half), report, true, runs_again);
     }
     const Error& error = outcome ? unresolved_ : outcome.error();
     for (const Ticket ticket : tickets) {

@@ -67,6 +67,12 @@ class TenantTable {
     if (before(virtual_time_, t.served)) virtual_time_ = t.served;
     t.served += std::max<std::uint64_t>(cost, 1);  // or who costs nothing would always be next
   }
+  /// What was served cost so much more than was charged for it, or less. Nothing if the tenant has
+  /// been forgotten meanwhile.
+  void correct(TenantId id, std::int64_t more) noexcept {
+    const std::uint32_t tenant = find(id);
+    if (tenant != kNone) tenants_[tenant].served += static_cast<std::uint64_t>(more);
+  }
   /// Is it `a`'s turn before `b`'s?
   bool precedes(std::uint32_t a, std::uint32_t b) const noexcept {
     return before(tenants_[a].served, tenants_[b].served);

@@ -10,7 +10,11 @@ namespace ciuic::inline CIUIC_ABI {
 
 /// Over a TextModel: below. Over replicas of a one-shot model: one_shot_engine.hpp.
 template <class Model>
-class AsyncInferenceEngine;
+class AsyncInferenceEngine {
+  static_assert(TextModel<Model>,
+                "AsyncInferenceEngine: Model is no TextModel (engine/step_model.hpp says what that "
+                "takes), and no Replicas (engine/one_shot_engine.hpp)");
+};
 
 /// Runs requests through a model it owns, as one continuously changing batch: a request joins at
 /// the next step after it is submitted and leaves when its answer ends. Every accepted request ends
@@ -53,8 +57,9 @@ class AsyncInferenceEngine<Model> {
   /// reads or cancels; `kNever` if so.
   TimePoint next_event() { return engine_.next_event(); }
 
-  /// Accepts nothing more and waits for what was accepted. False when `timeout` came first.
-  bool drain(Duration timeout = Duration::max()) { return engine_.drain(timeout); }
+  /// Accepts nothing more and waits for what was accepted. Errors: `expired` when `timeout` came
+  /// first; `would_deadlock` when called from inside a step or callback, and then nothing changes.
+  Result<void> drain(Duration timeout = Duration::max()) { return engine_.drain(timeout); }
   /// Accepts nothing more and ends every request with `shutting_down`, after the step that runs
   /// now. Errors: `would_deadlock` when called from inside a step.
   Result<void> stop() { return engine_.stop(); }

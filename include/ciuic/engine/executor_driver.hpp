@@ -1,6 +1,8 @@
 // ExecutorDriver: lets a host's executor run an engine, one step a task.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
 #include <memory>
 #include <utility>
 
@@ -15,8 +17,10 @@ class Steppable {
  public:
   /// Does a piece of work; false when there is none.
   virtual bool step_once() = 0;
-  /// When there will be some though nobody calls `wake`; `kNever` if so.
+  /// When there will be some though nobody calls `wake`; `kNever` if so. The executor is asked for
+  /// a task then, and may lose it: whoever comes by after that time calls `wake`.
   virtual TimePoint next_event() = 0;
+  virtual TimePoint now() const noexcept = 0;
   /// The executor refused or dropped the task that would have run the rest: end what waits.
   virtual void abandon_work() = 0;
 
@@ -27,7 +31,9 @@ class Steppable {
 /// At most one task is posted or running at any time. It does one step and posts the next, so an
 /// executor with one thread still serves others in between. Whoever submits work wakes it; a
 /// wake while a task runs makes it look again. A task that the executor refuses or destroys unrun
-/// ends the work it stood for, so nothing waits for ever. Tasks may outlive the driver.
+/// ends the work it stood for, so nothing waits for ever. Tasks may outlive the driver. An executor
+/// may run tasks inside `post`: whoever posts one that comes back like that does its step himself,
+/// so the stack does not grow with the work.
 /// Thread-safety: thread-safe.
 class ExecutorDriver {
  public:
@@ -60,39 +66,52 @@ class ExecutorDriver {
     bool active CIUIC_GUARDED_BY(mutex) = false;       // a task is posted or running
     bool again CIUIC_GUARDED_BY(mutex) = false;        // and must look again before it rests
     TimePoint alarm CIUIC_GUARDED_BY(mutex) = kNever;  // when a posted timer wakes
+    // Tasks are numbered; the next is posted when the one before it has begun. So a task that runs
+    // on the thread that posts it, before that post has returned, runs inside it.
+    std::uint64_t posts CIUIC_GUARDED_BY(mutex) = 0;
+    std::uint64_t returned CIUIC_GUARDED_BY(mutex) = 0;   // the last whose post is over
+    std::uint64_t came_back CIUIC_GUARDED_BY(mutex) = 0;  // the last that ran inside its post
 
     static void wake(const std::shared_ptr<Shared>& self) {
+      Steppable* work = nullptr;
       {
         const Lock lock(self->mutex);
-        if (self->work == nullptr) return;
+        work = self->work;
+        if (work == nullptr) return;
         if (std::exchange(self->active, true)) {
           self->again = true;
           return;
         }
         ++self->inside;  // so that driver and executor stay until the task is posted
       }
-      post(self);
+      post(self, *work);
       self->leave();
     }
     /// A refused task is destroyed here, unrun, which is how its work learns of it.
-    static void post(const std::shared_ptr<Shared>& self) { (void)self->executor.post(Task(self)); }
-    /// Looks again at `when`. One timer at a time: it sets the next.
-    static void wake_at(const std::shared_ptr<Shared>& self, TimePoint when) {
-      {
-        const Lock lock(self->mutex);
-        if (self->alarm <= when) return;
-        self->alarm = when;
-      }
-      const bool set = self->executor.post_at(when, [self, when] {
+    static void post(const std::shared_ptr<Shared>& self, Steppable& work) {
+      do {
+        std::uint64_t number = 0;
         {
           const Lock lock(self->mutex);
-          if (self->alarm == when) self->alarm = kNever;
+          number = ++self->posts;
         }
-        wake(self);
-      });
-      if (set) return;
-      const Lock lock(self->mutex);
-      self->alarm = kNever;
+        (void)self->executor.post(Task(self, number));
+        const Lock lock(self->mutex);
+        self->returned = std::max(self->returned, number);
+        if (self->came_back != number || self->work == nullptr) return;
+      } while (step(self, work));
+    }
+    /// Looks again at `when`; true for at once. One timer at a time: it sets the next.
+    static bool wake_at(const std::shared_ptr<Shared>& self, TimePoint when, TimePoint now) {
+      if (when == kNever) return false;
+      if (when <= now) return true;
+      {
+        const Lock lock(self->mutex);
+        if (self->alarm <= when && self->alarm > now) return false;  // one in the past is lost
+        self->alarm = when;
+      }
+      (void)self->executor.post_at(when, Timer(self, when));
+      return false;
     }
     Steppable* enter() {
       const Lock lock(mutex);
@@ -104,21 +123,30 @@ class ExecutorDriver {
       --inside;
       left.notify_all();
     }
-    static void run(const std::shared_ptr<Shared>& self) {
+    /// True when another step must be posted.
+    static bool step(const std::shared_ptr<Shared>& self, Steppable& work) {
+      if (work.step_once()) return true;
+      {
+        const Lock lock(self->mutex);
+        self->active = std::exchange(self->again, false);
+        if (self->active) return true;
+      }
+      if (!wake_at(self, work.next_event(), work.now())) return false;
+      const Lock lock(self->mutex);
+      return !std::exchange(self->active, true);
+    }
+    /// The task with this number is run. Inside its own post() it only says so.
+    static void run(const std::shared_ptr<Shared>& self, std::uint64_t number, ThreadId poster) {
+      {
+        const Lock lock(self->mutex);
+        if (poster == this_thread_id() && self->returned < number) {
+          self->came_back = number;
+          return;
+        }
+      }
       Steppable* const work = self->enter();
       if (work == nullptr) return;
-      const bool worked = work->step_once();
-      bool rest = false;
-      if (!worked) {
-        const Lock lock(self->mutex);
-        rest = !std::exchange(self->again, false);
-        if (rest) self->active = false;
-      }
-      if (rest) {
-        wake_at(self, work->next_event());
-      } else {
-        post(self);
-      }
+      if (step(self, *work)) post(self, *work);
       self->leave();
     }
     static void drop(const std::shared_ptr<Shared>& self) {
@@ -135,16 +163,48 @@ class ExecutorDriver {
 
   class Task {
    public:
-    explicit Task(std::shared_ptr<Shared> shared) noexcept : shared_(std::move(shared)) {}
+    Task(std::shared_ptr<Shared> shared, std::uint64_t number) noexcept
+        : shared_(std::move(shared)), number_(number) {}
     Task(Task&&) noexcept = default;
     Task& operator=(Task&&) = delete;
     ~Task() {
       if (shared_) Shared::drop(shared_);
     }
-    void operator()() { Shared::run(std::exchange(shared_, nullptr)); }
+    void operator()() { Shared::run(std::exchange(shared_, nullptr), number_, poster_); }
 
    private:
     std::shared_ptr<Shared> shared_;
+    std::uint64_t number_;
+    ThreadId poster_ = this_thread_id();
+  };
+  /// One that runs too early does nothing, and one that is lost can be set again: to look on its
+  /// account could go round for ever.
+  class Timer {
+   public:
+    Timer(std::shared_ptr<Shared> shared, TimePoint when) noexcept
+        : shared_(std::move(shared)), when_(when) {}
+    Timer(Timer&&) noexcept = default;
+    Timer& operator=(Timer&&) = delete;
+    ~Timer() {
+      if (shared_) is_over();
+    }
+    void operator()() {
+      is_over();
+      const std::shared_ptr<Shared> shared = std::exchange(shared_, nullptr);
+      Steppable* const work = shared->enter();
+      if (work == nullptr) return;
+      const bool early = work->now() < when_;
+      shared->leave();
+      if (!early) Shared::wake(shared);
+    }
+
+   private:
+    void is_over() noexcept {
+      const Lock lock(shared_->mutex);
+      if (shared_->alarm == when_) shared_->alarm = kNever;
+    }
+    std::shared_ptr<Shared> shared_;
+    TimePoint when_;
   };
 
   struct Wake final : Waker {

@@ -61,20 +61,36 @@ class GenerationEngine final : private Steppable {
   TimePoint next_event() override {
     if (!scheduler_) return kNever;
     const Lock lock(bell_->mutex);
-    return scheduler_->next_event();
+    // stop() ends what is left itself, as soon as nobody is inside a step.
+    const TimePoint event = stopping_ ? kNever : scheduler_->next_event();
+    if (driven_by_executor()) {
+      bell_->due.store(event, std::memory_order_relaxed);
+      idle_.notify_all();  // drain() waits until then
+    }
+    return event;
   }
 
-  bool drain(Duration timeout) {
-    if (!scheduler_) return true;
+  /// Errors: `expired` when something is left at the end of `timeout`, `would_deadlock`.
+  Result<void> drain(Duration timeout) {
+    if (!scheduler_) return {};
     const Clock& clock = *options_.host.clock;
     const TimePoint until = add_saturating(clock.now(), timeout);
+    bell_->ring_if_due();
     Lock lock(bell_->mutex);
+    if (is_inside_step()) return deadlock("drain");
     scheduler_->drain();
     // The end of a step is the end of its callbacks.
-    while (!scheduler_->empty() || (stepping_ && !is_inside_step())) {
-      if (clock.now() >= until || is_inside_step()) return false;
+    while (!scheduler_->empty() || stepping_) {
+      if (clock.now() >= until) {
+        return Error(ErrorCode::expired,
+                     {"drain: ", std::to_string(scheduler_->outstanding()), " requests are left"});
+      }
       if (!options_.host_driven) {
-        clock.wait_until(idle_, lock, until);
+        const TimePoint due = bell_->due.load(std::memory_order_relaxed);
+        clock.wait_until(idle_, lock, std::min(until, due));
+        lock.unlock();
+        bell_->ring_if_due();
+        lock.lock();
         continue;
       }
       const std::uint64_t rings = bell_->rings;
@@ -84,7 +100,7 @@ class GenerationEngine final : private Steppable {
       const TimePoint event = stepping_ ? kNever : scheduler_->next_event();
       clock.wait_until(bell_->changed, lock, std::min(until, event));
     }
-    return true;
+    return {};
   }
 
   /// Errors: `would_deadlock` from inside a step or a callback.
@@ -92,9 +108,7 @@ class GenerationEngine final : private Steppable {
     if (!bell_) return {};
     {
       Lock lock(bell_->mutex);
-      if (is_inside_step()) {
-        return Error(ErrorCode::would_deadlock, "stop: called from inside a step of this engine");
-      }
+      if (is_inside_step()) return deadlock("stop");
       stopping_ = true;
       if (!stepping_) abort_all(lock);
       bell_->waker.reset();  // what readers do from here on concerns nobody
@@ -113,6 +127,7 @@ class GenerationEngine final : private Steppable {
 
   EngineStats stats() const {
     if (!scheduler_) return EngineStats();
+    bell_->ring_if_due();
     const Lock lock(bell_->mutex);
     EngineStats stats = scheduler_->stats();
     stats.refused = refused_.load(std::memory_order_relaxed);
@@ -220,7 +235,8 @@ class GenerationEngine final : private Steppable {
   TextStream begin(std::size_t max_unread, Accept accept) {
     std::shared_ptr<StreamState> state;
     Result<void> accepted;
-    Result<void> guarded = call_guarded(ErrorCode::internal, "generate", [&] {
+    // What may throw here is the model: its tokenizer, its text stream.
+    Result<void> guarded = call_guarded(ErrorCode::model_failed, "generate: the model", [&] {
       if (!bell_) return;
       state = std::make_shared<StreamState>(bell_, max_unread);
       accepted = accept(state);
@@ -256,6 +272,12 @@ class GenerationEngine final : private Steppable {
     if (!status_) return status_;
     if (options.max_new_tokens < 1) {
       return wrong("max_new_tokens", "at least 1", options.max_new_tokens);
+    }
+    if (static_cast<int>(options.priority) >= kPriorityLevels) {
+      return wrong("priority", "low, normal or high", static_cast<int>(options.priority));
+    }
+    if (options.timeout && *options.timeout < Duration{0}) {
+      return wrong("timeout", "at least 0", options.timeout->count());
     }
     if (Result<void> sampling = validate(options.sampling); !sampling) return sampling;
     if (options.stop.size() > kMaxStops) {
@@ -298,6 +320,10 @@ class GenerationEngine final : private Steppable {
     return {};
   }
 
+  TimePoint now() const noexcept override { return options_.host.clock->now(); }
+  bool driven_by_executor() const noexcept {
+    return options_.host.executor != nullptr && !options_.host_driven;
+  }
   bool step_once() override {
     if (!scheduler_) return false;
     Lock lock(bell_->mutex);
@@ -407,6 +433,10 @@ class GenerationEngine final : private Steppable {
     return stepping_ && stepping_thread_ == this_thread_id();
   }
 
+  static Error deadlock(std::string_view what) {
+    return Error(ErrorCode::would_deadlock,
+                 {what, ": called from inside a step or callback of this engine"});
+  }
   static Error stopped() { return Error(ErrorCode::shutting_down, "engine: stopped"); }
   void abort_all(Lock& lock) CIUIC_NO_THREAD_SAFETY_ANALYSIS {
     if (scheduler_) {

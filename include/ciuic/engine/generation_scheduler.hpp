@@ -14,6 +14,14 @@
 //             batch and there are pages for all their tokens (residents.hpp). Beginnings that are
 //             known are not computed again. Whoever is next and does not fit is not overtaken.
 //   lay out   streams, guesses and pieces of prompts (step_plan.hpp)
+//
+// Tenants pay for tokens: for the prompt when the request is let in, for the answer as it is made;
+// what is found computed, or given up, is given back (after Sheng et al., "Fairness in Serving
+// Large Language Models", OSDI 2024). Let there be two that always have requests waiting. When one
+// of them was last let in, it had been served no more than the other, plus what the other had paid
+// for prompts in the batch; it has got ahead since by what it had in the batch itself. So what they
+// were served differs by no more than `max_sequences` of the longest requests, in tokens really
+// used; requests that pause for their readers come on top.
 #pragma once
 
 #include <algorithm>
@@ -91,7 +99,8 @@ class GenerationScheduler {
     s.max_tokens = static_cast<std::int32_t>(longest);
     s.prompt_tokens = static_cast<std::int32_t>(prompt);
     s.submitted = now;
-    const Admission admission = core_.submit(now, {.cost = static_cast<std::uint64_t>(longest),
+    s.charged = s.prompt_tokens;  // when it is let in
+    const Admission admission = core_.submit(now, {.cost = static_cast<std::uint64_t>(prompt),
                                                    .priority = s.options.priority,
                                                    .deadline = deadline,
                                                    .tenant = s.options.tenant});
@@ -165,6 +174,7 @@ class GenerationScheduler {
       if (sequence) fail_one(sequence->slot, error);
     }
   }
+  std::size_t outstanding() const noexcept { return core_.outstanding(); }
   bool empty() const noexcept { return core_.outstanding() == 0; }
   /// The first deadline of a request; `kNever` without one.
   TimePoint next_event() const noexcept { return core_.next_deadline(); }
@@ -230,7 +240,7 @@ class GenerationScheduler {
     s.tokens.insert(s.tokens.end(), s.drafts.begin(), s.drafts.begin() + accepted);
     s.computed += s.planned + accepted;
     residents_.publish(s);
-    if (!step.sample) return;
+    if (!step.sample) return charge(s, std::max(s.prompt_tokens - s.furthest, 0));
     if (s.first_token == TimePoint{}) s.first_token = now;
     const auto width = static_cast<std::size_t>(1 + step.top_logprobs);
     for (std::int32_t i = 0; i <= accepted; ++i) {
@@ -240,17 +250,25 @@ class GenerationScheduler {
           step.logprobs.empty() ? std::span<const TokenLogprob>()
                                 : std::span<const TokenLogprob>(step.logprobs).subspan(row, width);
       ++stats_.generated_tokens;
+      ++s.used;
       if (last) s.tokens.push_back(result.token);
       if (!accept(s, known + i, logprobs, now)) return;
     }
+    charge(s, 0);
   }
   void count_computed(Sequence& s) noexcept {
     const std::int32_t end = s.computed + s.planned;
     const std::int32_t fresh = std::max(s.computed, s.furthest);
     stats_.recomputed_tokens += static_cast<std::uint64_t>(std::min(end, fresh) - s.computed);
-    stats_.prompt_tokens +=
-        static_cast<std::uint64_t>(std::max(std::min(end, s.prompt_tokens) - fresh, 0));
+    const std::int32_t prompt = std::max(std::min(end, s.prompt_tokens) - fresh, 0);
+    stats_.prompt_tokens += static_cast<std::uint64_t>(prompt);
+    s.used += prompt;
     s.furthest = std::max(s.furthest, end);
+  }
+  /// Its tenant has paid for what was used and for `left` tokens of the prompt.
+  void charge(Sequence& s, std::int32_t left) noexcept {
+    const std::int32_t due = s.used + left;
+    core_.correct_cost(s.options.tenant, due - std::exchange(s.charged, due));
   }
   bool check(const StepResult& result, std::int32_t guesses) const noexcept {
     return result.token >= 0 && result.token < limits_.vocab_size && result.accepted_drafts >= 0 &&
@@ -312,6 +330,7 @@ class GenerationScheduler {
   void remove(SlotHandle slot) {
     Sequence* sequence = sequences_[slot.index].get();
     residents_.remove(*sequence);
+    if (core_.state(slot) == SlotState::running) charge(*sequence, 0);
     if (sequence->options.logits_hook) {
       spent_hooks_.push_back(std::move(sequence->options.logits_hook));
     }

@@ -59,6 +59,9 @@ inline Result<void> validate(const OneShotOptions& options, std::size_t replicas
     return wanted("max_backoff: wanted at least first_backoff");
   }
   if (health.patience < Duration{0}) return wanted("patience: wanted at least 0");
+  if (health.opinions < 1 || health.opinions > kMostExtraRuns) {
+    return wanted("opinions: wanted 1 to 8");
+  }
   return validate(options.batching);
 }
 

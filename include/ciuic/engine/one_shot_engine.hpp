@@ -16,6 +16,7 @@
 
 #include "ciuic/batching/dynamic_batcher.hpp"
 #include "ciuic/engine/one_shot.hpp"
+#include "ciuic/engine/replica_policy.hpp"
 #include "ciuic/engine/replica_team.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
@@ -39,11 +40,13 @@ class ReplicatedModel {
   Result<void> operator()(Batch<Request, Response>& batch) noexcept {
     using Outcome = ReplicaTeam::Outcome;
     BatchShape shape{.count = batch.size()};
+    TimePoint last_deadline = TimePoint::min();
     for (std::size_t i = 0; i < batch.size(); ++i) {
+      last_deadline = std::max(last_deadline, batch.terms(i).deadline);
       shape.cost += batch.terms(i).cost;
       shape.max_cost = std::max(shape.max_cost, batch.terms(i).cost);
     }
-    Result<std::uint32_t> replica = team_->enter(batch.route(), shape);
+    Result<std::uint32_t> replica = team_->enter(batch.route(), shape, last_deadline);
     if (!replica) return std::move(replica).error();
 
     const TimePoint begin = clock_->now();
@@ -67,7 +70,7 @@ class ReplicatedModel {
                              ? Outcome::out_of_memory
                              : Outcome::failed;
     const Error error = outcome ? Error(ErrorCode::internal) : outcome.error();
-    if (team_->leave(batch.route(), shape, left, time, what, error)) {
+    if (team_->leave(batch.route(), shape, left, wanted, time, what, error)) {
       batch.run_again();
     } else if (incomplete) {
       return {};  // what is left is the batcher's to fail: halves would not help
@@ -89,9 +92,9 @@ class ReplicatedModel {
 /// throws, expires, is cancelled or shuts down; the same options, statistics, ways to wait and ways
 /// to end. Beyond it:
 /// - A replica is called by one thread at a time. A batch goes where it will end first.
-/// - A batch that fails is run once more on another replica, so a replica must have no side effects
-///   that must not be repeated. If it passes there, the first replica is drained and tried again
-///   later; if not, the batch fails by the rule of `on_failure`.
+/// - A batch that fails is run again on another replica, at most `health.opinions` times, so a
+///   replica must have no side effects that must not be repeated. Where it passes, those on which
+///   it failed are drained and tried again later; if nowhere, it fails by the rule of `on_failure`.
 /// - While no replica is in service requests fail at once, with the last replica's error and the
 ///   time when one will be tried again.
 ///
@@ -126,7 +129,7 @@ class AsyncInferenceEngine<Replicas<Request, Response>> {
   }
 
   /// Ok, or why this engine takes no requests.
-  const Result<void>& status() const noexcept { return status_; }
+  const Result<void>& status() const noexcept { return status_ ? batcher_->status() : status_; }
 
   /// Asks for an answer; refusals as DynamicBatcher::submit.
   Future<Response> submit(Request request, const SubmitOptions& options = {}) noexcept {

@@ -34,6 +34,9 @@ struct HealthOptions {
   /// A batch that failed waits for a busy replica, to be run again there, until that one is so
   /// much later than foretold; without a forecast, until it has run so long. At least 0.
   Duration patience{std::chrono::seconds(1)};
+  /// Other replicas that a failed batch is run on, at most, before its failure counts as that of
+  /// its requests: so many may break at once, and nobody notices. 1 to 8.
+  unsigned opinions = 2;
 };
 
 /// See the top of this file. Thread-safety: thread-compatible.
@@ -46,6 +49,10 @@ class ReplicaHealth {
   bool in_service() const noexcept { return state_ == ReplicaState::in_service; }
   /// May it be given a batch at `now`, if it is free?
   bool may_serve(TimePoint now) const noexcept { return now >= retry_at(); }
+  /// Was it blamed, and nothing has been tried since?
+  bool in_backoff() const noexcept {
+    return state_ == ReplicaState::drained && retry_at_ != TimePoint::min();
+  }
   /// When it may be given one: the past in service, never while it probes.
   TimePoint retry_at() const noexcept {
     return state_ == ReplicaState::in_service ? TimePoint::min()

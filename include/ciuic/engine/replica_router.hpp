@@ -160,7 +160,7 @@ class ReplicaRouter {
           replica.forecast > time ? replica.forecast - time : time - replica.forecast;
       replica.stats.total_forecast_actual += time;
     }
-    replica.foretold = false;
+    replica.forecast = time;  // it is busy for a moment yet, and worth waiting for
     replica.model.observe(shape, time);
   }
   /// That run has failed; `counts`: in the row of failures.
@@ -173,7 +173,7 @@ class ReplicaRouter {
   }
   /// It is known to be the replica's fault.
   void blame(std::uint32_t r, TimePoint now) noexcept {
-    if (replicas_[r].health.state() == ReplicaState::drained) return;
+    if (replicas_[r].health.in_backoff()) return;  // once for each failure
     replicas_[r].health.blame(now);
     ++replicas_[r].stats.drained;
   }

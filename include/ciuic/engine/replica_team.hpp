@@ -2,16 +2,17 @@
 //
 // The policy of the batcher gives each batch a replica before it starts, its own for as long as the
 // batch lasts. When the batch fails there, the failure may be the replica's or an item's. What
-// tells them apart is another replica:
+// tells them apart are other replicas, asked one after the other, at most `opinions` of them:
 //
 //   the run on its own replica fails
 //   ├─ no other replica can be had            the items' fault
-//   └─ it is run once more, on another
-//      ├─ that passes                         the first replica's fault: it is drained
+//   └─ it is run again, on another
+//      ├─ that passes                         the fault of those on which it failed: drained
 //      ├─ that passes, but with fewer items   nobody knows: the culprit may be gone
-//      └─ that fails too                      the items' fault: no replica is blamed
+//      └─ that fails too                      on to the next; after the last, the items' fault: no
+//                                             replica is blamed
 //
-// The other one is the one with the best record, also if it has to be waited for: two broken
+// The next one is the one with the best record, also if it has to be waited for: two broken
 // replicas do not bear witness for each other while a good one runs. A replica that is much later
 // than foretold may never end: nobody waits for it.
 //
@@ -20,6 +21,10 @@
 // there is no other. Out of memory is nobody's: a batch is split where it is, and what fails alone
 // is tried on another replica, for that may have more memory.
 //
+// A batch may find a guest where it belongs: one that failed elsewhere and came in the moment
+// before it started, or between its halves. It goes in when the guest leaves, or where there is a
+// place before that.
+//
 // Nobody waits for a replica from inside another: so no two batches can wait for each other.
 #pragma once
 
@@ -27,7 +32,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <limits>
-#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -49,15 +53,18 @@ class ReplicaTeam {
               const Clock& clock)
       : clock_(&clock),
         patience_(health.patience),
+        opinions_(health.opinions),
         router_(replicas, routing, health),
-        seats_(replicas) {}
+        seats_(replicas) {
+    for (Seat& seat : seats_) seat.failures.reserve(opinions_ + 1);
+  }
 
   // --- of the batcher's policy, under the batcher's lock -----------------------------------------
 
   /// May the next batch start, and if not, when to ask again?
   RouteChoice may_start(TimePoint now, const BatchShape& shape, std::uint64_t backlog) noexcept {
     Lock lock(mutex_);
-    // Batches that have failed go first: the idle ones are theirs.
+    // Batches that wait for a place go first: the idle ones are theirs.
     std::size_t idle = 0;
     RouteChoice wait;
     for (std::uint32_t r = 0; waiting_ > 0 && r < seats_.size(); ++r) {
@@ -75,7 +82,7 @@ class ReplicaTeam {
     RouteChoice choice = router_.choose(now, shape, std::numeric_limits<std::uint64_t>::max());
     if (choice.outage) return kNoReplica;
     // A failed batch may have taken the idle one since may_start(). It is a guest there: the seat
-    // is free, and enter() waits for its end, unless the guest could be waiting for this thread.
+    // is free, and enter() looks for a place, unless the guest could be waiting for this thread.
     if (choice.replica == kNoReplica && is_inside(this_thread_id())) return kNestedRoute;
     for (std::uint32_t r = 0; choice.replica == kNoReplica && r < seats_.size(); ++r) {
       if (!seats_[r].taken && router_.health(r).state() != ReplicaState::drained) {
@@ -85,55 +92,53 @@ class ReplicaTeam {
     if (choice.replica == kNoReplica) return kNoReplica;
     Seat& seat = seats_[choice.replica];
     seat.taken = true;
-    seat.begun = seat.elsewhere = seat.settled = seat.first_out_of_memory = false;
+    seat.begun = seat.settled = false;
     seat.left = 0;
+    seat.failures.clear();
     seat.current = choice.replica;
     seat.thread = this_thread_id();
-    router_.occupy(choice.replica, now, shape);
+    if (!router_.busy(choice.replica)) router_.occupy(choice.replica, now, shape);
     return choice.replica;
   }
   /// The batch that was given this replica is over.
   void end(std::uint32_t route) noexcept {
     if (route == kNoReplica || route == kNestedRoute) return;
     Lock lock(mutex_);
-    Seat& seat = seats_[route];
-    seat.taken = false;
-    if (seat.elsewhere) {
-      Seat& other = seats_[seat.guest_of];
-      --other.guests;
-      if (other.inside == route) other.inside = kNoReplica;  // nobody wanted that run any more
-      free_if_empty(seat.guest_of);
+    const std::uint32_t current = seats_[route].current;
+    if (current != kNoReplica && seats_[current].inside == route) {
+      seats_[current].inside = kNoReplica;  // nobody wanted that run any more
     }
+    leave_host(route);
+    seats_[route].taken = false;
     free_if_empty(route);
     changed_.notify_all();
   }
 
   // --- of the thread that runs the batch ---------------------------------------------------------
 
-  /// Waits until the batch's replica is empty, and enters it: whose turn it is. Errors: that of
-  /// the last replica in an outage; `would_deadlock`.
-  Result<std::uint32_t> enter(std::uint32_t route, const BatchShape& shape) noexcept {
+  /// Enters the batch's replica: whose turn it is. Waits while a guest is there, at most until the
+  /// batch's last deadline, `until`. Errors: that of the last replica in an outage; `expired`;
+  /// `would_deadlock`.
+  Result<std::uint32_t> enter(std::uint32_t route, const BatchShape& shape,
+                              TimePoint until) noexcept {
     Lock lock(mutex_);
     if (route == kNoReplica) return outage(clock_->now());
-    if (route == kNestedRoute) {
-      return Error(ErrorCode::would_deadlock,
-                   "run_one: called from a model, and every other replica is busy");
-    }
+    if (route == kNestedRoute) return nested();
     Seat& seat = seats_[route];
     if (seat.current == kNoReplica) return *seat.error;
-    Seat& room = seats_[seat.current];
-    if (room.inside != route) {  // find_other() has let it in already
-      while (room.inside != kNoReplica) changed_.wait(lock);
-      room.inside = route;
+    // move_on() may have let it in already.
+    if (seats_[seat.current].inside != route && !find_room(route, shape, until, lock)) {
+      if (is_inside(seat.thread, route)) return nested();
+      return Error(ErrorCode::expired, "deadline: passed before a replica was free");
     }
     seat.begun = true;
-    router_.start(seat.current, clock_->now(), shape, seat.elsewhere);
+    router_.start(seat.current, clock_->now(), shape, !seat.failures.empty());
     return seat.current;
   }
-  /// The run is over, and did not answer `left` of its items, be it that nobody wanted them any
-  /// more. True when the batch shall be run again: its replica is another one now.
-  bool leave(std::uint32_t route, const BatchShape& shape, std::size_t left, Duration time,
-             Outcome outcome, const Error& error) noexcept {
+  /// The run is over, and did not answer `left` of its items, of which `wanted` are still waited
+  /// for. True when the batch shall be run again: its replica is another one now.
+  bool leave(std::uint32_t route, const BatchShape& shape, std::size_t left, std::size_t wanted,
+             Duration time, Outcome outcome, const Error& error) noexcept {
     Lock lock(mutex_);
     const TimePoint now = clock_->now();
     Seat& seat = seats_[route];
@@ -142,11 +147,8 @@ class ReplicaTeam {
     changed_.notify_all();
     if (outcome == Outcome::passed) {
       router_.passed(replica, shape, time);
-      const bool all = shape.count - left == seat.left;  // none of them left in between
-      if (seat.elsewhere && !seat.settled && !seat.first_out_of_memory && all) {
-        router_.blame(route, now);
-      }
-      seat.settled = seat.elsewhere;
+      if (shape.count - left == seat.left) blame_suspects(seat, now);  // none has left in between
+      seat.settled |= !seat.failures.empty();
       return false;
     }
     const bool out_of_memory = outcome == Outcome::out_of_memory;
@@ -154,18 +156,15 @@ class ReplicaTeam {
     if (outcome == Outcome::device_lost) router_.blame(replica, now);
     last_error_ = error;
     if (out_of_memory && shape.count > 1) {
-      seat.settled |= seat.elsewhere;  // a part of a batch says nothing about the whole
+      seat.settled |= !seat.failures.empty();  // a part of a batch says nothing about the whole
       return false;
     }
-    if (!seat.settled && !seat.elsewhere) {
-      const std::uint32_t other = find_other(route, shape, lock);
-      if (other != kNoReplica) {
-        seat.elsewhere = true;
-        seat.left = left;
-        seat.first_out_of_memory = out_of_memory;
-        seat.current = seat.guest_of = other;
-        return true;
-      }
+    if (!seat.settled) {
+      if (shape.count != seat.left) clear_suspects(seat);
+      seat.failures.push_back({replica, outcome == Outcome::failed});
+      seat.left = left;
+      const bool ask = wanted > 0 && seat.failures.size() <= opinions_;
+      if (ask && move_on(route, shape, lock)) return true;
     }
     seat.settled = true;
     if (outcome == Outcome::device_lost) {
@@ -183,20 +182,31 @@ class ReplicaTeam {
   }
 
  private:
+  /// A whole batch failed there, perhaps by the replica's fault.
+  struct Failure {
+    std::uint32_t replica;
+    bool suspect;
+  };
   /// A replica, and the batch it was given, if any.
   struct Seat {
-    bool taken = false;      // by a batch that is not over
-    bool begun = false;      // and has been inside
-    bool elsewhere = false;  // it has gone on to `guest_of`
-    bool settled = false;    // whose fault its failure is, is known
-    bool first_out_of_memory = false;
-    std::size_t left = 0;                // of its items, when it failed here
+    bool taken = false;                  // by a batch that is not over
+    bool begun = false;                  // and has been inside
+    bool settled = false;                // whose fault its failure is, is known
+    std::vector<Failure> failures{};     // of the batch, at most one for each replica
+    std::size_t left = 0;                // of its items, after the last of these
     std::uint32_t current = kNoReplica;  // where the batch runs
-    std::uint32_t guest_of = kNoReplica;
-    ThreadId thread{};                  // of the batch
-    std::optional<Error> error{};       // of a batch that runs nowhere any more
-    std::uint32_t inside = kNoReplica;  // of this replica: the route of the batch in it
-    unsigned guests = 0;                // of this replica: batches that failed elsewhere
+    std::uint32_t host = kNoReplica;     // whose guest it is
+    ThreadId thread{};                   // of the batch
+    std::optional<Error> error{};        // of a batch that runs nowhere any more
+    std::uint32_t inside = kNoReplica;   // of this replica: the route of the batch in it
+    unsigned guests = 0;                 // of this replica: batches that were given another
+  };
+  /// The best of the replicas that a batch might go to.
+  struct Search {
+    std::uint32_t best = kNoReplica;  // of those that are empty
+    bool hope = false;                // a busy one may become empty …
+    bool clean_hope = false;          // … that has a clean record
+    TimePoint look_again = kNever;
   };
 
   void free_if_empty(std::uint32_t r) noexcept CIUIC_REQUIRES(mutex_) {
@@ -210,49 +220,110 @@ class ReplicaTeam {
     }
     return false;
   }
-  /// Enters another replica for a batch that failed on its own: the one with the best record, of
-  /// equals the fastest. Waits for a busy one if none is free, or none with a clean record; none
-  /// when there is no hope.
-  std::uint32_t find_other(std::uint32_t route, const BatchShape& shape, Lock& lock) noexcept
+  void blame_suspects(Seat& seat, TimePoint now) noexcept CIUIC_REQUIRES(mutex_) {
+    if (seat.settled) return;
+    for (const Failure& failure : seat.failures) {
+      if (failure.suspect) router_.blame(failure.replica, now);
+    }
+  }
+  static void clear_suspects(Seat& seat) noexcept {
+    for (Failure& failure : seat.failures) failure.suspect = false;
+  }
+
+  void leave_host(std::uint32_t route) noexcept CIUIC_REQUIRES(mutex_) {
+    const std::uint32_t host = std::exchange(seats_[route].host, kNoReplica);
+    if (host == kNoReplica) return;
+    --seats_[host].guests;
+    free_if_empty(host);
+  }
+  /// Lets a batch into an empty replica.
+  void let_in(std::uint32_t route, std::uint32_t replica, const BatchShape& shape) noexcept
+      CIUIC_REQUIRES(mutex_) {
+    Seat& seat = seats_[route];
+    if (replica != seat.current) {
+      leave_host(route);
+      if (!router_.busy(replica)) router_.occupy(replica, clock_->now(), shape);
+      if (replica != route) {
+        seat.host = replica;
+        ++seats_[replica].guests;
+      }
+      seat.current = replica;
+      changed_.notify_all();  // the place that was left may be free now
+    }
+    seats_[replica].inside = route;
+  }
+  /// Where a batch that has failed may be run again, or that finds a guest where it belongs.
+  Search search(std::uint32_t route, const BatchShape& shape, bool has_failed) const noexcept
+      CIUIC_REQUIRES(mutex_) {
+    const Seat& seat = seats_[route];
+    const TimePoint now = clock_->now();
+    Search found;
+    for (std::uint32_t r = 0; r < seats_.size(); ++r) {
+      const ReplicaHealth& health = router_.health(r);
+      const bool failed_there =
+          std::any_of(seat.failures.begin(), seat.failures.end(),
+                      [r](const Failure& failure) { return failure.replica == r; });
+      if (r == seat.current ? has_failed : failed_there) continue;
+      const bool may_serve = health.may_serve(now);
+      if (!may_serve && health.state() != ReplicaState::probing) {
+        found.look_again = std::min(found.look_again, health.retry_at());
+      } else if (seats_[r].inside != kNoReplica ||
+                 (seats_[r].taken && !seats_[r].begun && r != route)) {
+        const TimePoint hopeless = add_saturating(router_.expected_end(r), patience_);
+        if (now >= hopeless) continue;
+        found.hope = true;
+        found.clean_hope |= is_clean(r);
+        found.look_again = std::min(found.look_again, hopeless);
+      } else if (!may_serve) {
+        continue;  // its probe has told nothing, and is not over
+      } else if (found.best == kNoReplica || is_better(r, found.best, shape)) {
+        found.best = r;
+      }
+    }
+    return found;
+  }
+  /// Lets a batch that has failed into another replica: the one with the best record, of equals
+  /// the fastest. Waits for a busy one if none is empty, or none with a clean record; false when
+  /// there is no hope.
+  bool move_on(std::uint32_t route, const BatchShape& shape, Lock& lock) noexcept
       CIUIC_REQUIRES(mutex_) {
     // A batch whose own thread runs another one further out must not wait for anybody.
     const bool nested = is_inside(seats_[route].thread, route);
     for (;;) {
-      const TimePoint now = clock_->now();
-      std::uint32_t best = kNoReplica;
-      bool hope = false, clean_hope = false;
-      TimePoint look_again = kNever;
-      for (std::uint32_t r = 0; r < seats_.size(); ++r) {
-        const Seat& seat = seats_[r];
-        if (r == route) continue;
-        const bool may_serve = router_.health(r).may_serve(now);
-        if (!may_serve && router_.health(r).state() != ReplicaState::probing) {
-          look_again = std::min(look_again, router_.health(r).retry_at());
-          continue;
-        }
-        if (seat.inside != kNoReplica || (seat.taken && !seat.begun)) {
-          const TimePoint hopeless = add_saturating(router_.expected_end(r), patience_);
-          if (now >= hopeless) continue;
-          hope = true;
-          clean_hope |= is_clean(r);
-          look_again = std::min(look_again, hopeless);
-        } else if (!may_serve) {
-          continue;  // its probe has told nothing, and is not over
-        } else if (best == kNoReplica || is_better(r, best, shape)) {
-          best = r;
-        }
+      const Search found = search(route, shape, /*has_failed=*/true);
+      if (found.best != kNoReplica && (nested || !found.clean_hope || is_clean(found.best))) {
+        let_in(route, found.best, shape);
+        return true;
       }
-      if (best != kNoReplica && (nested || !clean_hope || is_clean(best))) {
-        if (!router_.busy(best)) router_.occupy(best, now, shape);
-        seats_[best].inside = route;
-        ++seats_[best].guests;
-        return best;
-      }
-      if (!hope || nested) return kNoReplica;
-      ++waiting_;
-      clock_->wait_until(changed_, lock, look_again);
-      --waiting_;
+      if (!found.hope || nested) return false;
+      wait(found.look_again, lock);
     }
+  }
+  /// Lets a batch in where it belongs as soon as that is empty, or wherever it would go if it had
+  /// failed there. Waits as if it were in the queue still; false after `until`.
+  bool find_room(std::uint32_t route, const BatchShape& shape, TimePoint until, Lock& lock) noexcept
+      CIUIC_REQUIRES(mutex_) {
+    const Seat& seat = seats_[route];
+    const bool nested = is_inside(seat.thread, route);
+    for (;;) {
+      Search found;
+      if (seats_[seat.current].inside == kNoReplica) {
+        found.best = seat.current;
+      } else {
+        found = search(route, shape, /*has_failed=*/false);
+      }
+      if (found.best != kNoReplica && (nested || !found.clean_hope || is_clean(found.best))) {
+        let_in(route, found.best, shape);
+        return true;
+      }
+      if (nested || clock_->now() >= until) return false;
+      wait(std::min(found.look_again, until), lock);
+    }
+  }
+  void wait(TimePoint until, Lock& lock) noexcept CIUIC_REQUIRES(mutex_) {
+    ++waiting_;
+    clock_->wait_until(changed_, lock, until);
+    --waiting_;
   }
   bool is_clean(std::uint32_t r) const noexcept CIUIC_REQUIRES(mutex_) {
     return router_.health(r).in_service() && router_.health(r).failures_in_row() == 0;
@@ -281,77 +352,23 @@ class ReplicaTeam {
                                       "; the last one failed with: ", last_error_.message()});
   }
 
+  static Error nested() noexcept {
+    return Error(ErrorCode::would_deadlock,
+                 "run_one: called from a model, and every other replica is busy");
+  }
+
   /// Of a batch that may not wait, and found no replica to start in.
   static constexpr std::uint32_t kNestedRoute = kNoReplica - 1;
 
   const Clock* clock_;
   const Duration patience_;
+  const std::size_t opinions_;
   mutable Mutex mutex_;
   CondVar changed_;
   ReplicaRouter router_ CIUIC_GUARDED_BY(mutex_);
   std::vector<Seat> seats_ CIUIC_GUARDED_BY(mutex_);
-  std::size_t waiting_ CIUIC_GUARDED_BY(mutex_) = 0;  // batches in find_other()
+  std::size_t waiting_ CIUIC_GUARDED_BY(mutex_) = 0;  // batches in wait()
   Error last_error_ CIUIC_GUARDED_BY(mutex_){ErrorCode::device_lost};
-};
-
-/// Lets a batch start when the team has a replica for it; closes batches by another policy's rule.
-/// Thread-safety: as BatchPolicy says.
-class ReplicaPolicy final : public BatchPolicy {
- public:
-  /// A null `policy` is DelayPolicy.
-  ReplicaPolicy(std::shared_ptr<ReplicaTeam> team, std::unique_ptr<BatchPolicy> policy)
-      : team_(std::move(team)),
-        policy_(policy ? std::move(policy) : std::make_unique<DelayPolicy>()) {}
-
-  BatchDecision may_start(const QueueView& view) noexcept override {
-    const std::uint64_t by_count = parts(view.waiting, view.max_count);
-    const std::uint64_t backlog = std::max(by_count, parts(view.waiting_cost, view.max_cost));
-    BatchShape shape;
-    shape.count = static_cast<std::size_t>(parts(view.waiting, backlog));
-    shape.cost = parts(view.waiting_cost, backlog);
-    shape.max_cost = parts(shape.cost, shape.count);
-    const RouteChoice choice = team_->may_start(view.now, shape, backlog);
-    if (choice.replica != kNoReplica || choice.outage) return policy_->may_start(view);
-    BatchDecision wait{.when = choice.when};
-    if (choice.backlog < kMostBacklog) {
-      wait.wake_count = static_cast<std::size_t>(choice.backlog - 1) * shape.count + 1;
-    }
-    return wait;
-  }
-  std::uint32_t route(const BatchShape& shape, TimePoint now) noexcept override {
-    return team_->assign(now, shape);
-  }
-  void on_finish(const BatchReport& report) noexcept override {
-    team_->end(report.route);
-    policy_->on_finish(report);
-  }
-
-  void bind(const BatchLimits& limits) noexcept override { policy_->bind(limits); }
-  BatchDecision decide(const QueueView& view) noexcept override { return policy_->decide(view); }
-  Fit fits(const BatchShape& shape, TimePoint now, TimePoint first_deadline) noexcept override {
-    return policy_->fits(shape, now, first_deadline);
-  }
-  TimePoint hopeless_before(TimePoint now) noexcept override {
-    return policy_->hopeless_before(now);
-  }
-  TimePoint expected_finish(const QueueView& view, std::uint64_t cost) noexcept override {
-    return policy_->expected_finish(view, cost);
-  }
-  BatchForecast forecast(const BatchShape& shape) noexcept override {
-    return policy_->forecast(shape);
-  }
-  void on_start(const BatchShape& shape, TimePoint now) noexcept override {
-    policy_->on_start(shape, now);
-  }
-
- private:
-  static constexpr std::uint64_t kMostBacklog = 1u << 20;
-  static std::uint64_t parts(std::uint64_t whole, std::uint64_t part) noexcept {
-    return part == 0 || whole == 0 ? 1 : (whole - 1) / part + 1;
-  }
-
-  std::shared_ptr<ReplicaTeam> team_;
-  std::unique_ptr<BatchPolicy> policy_;
 };
 
 }  // namespace ciuic::inline CIUIC_ABI

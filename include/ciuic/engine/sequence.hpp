@@ -36,6 +36,8 @@ struct Sequence {
   std::int32_t planned = 0;    // tokens of the planned step, guesses apart
   std::int32_t furthest = 0;   // `computed` at its best: up to there a preemption costs work
   std::int32_t cached = 0;     // positions of the prompt that were found computed
+  std::int32_t used = 0;       // tokens computed of the prompt and made: what its tenant pays
+  std::int32_t charged = 0;    // of these, and of what is left of the prompt
   bool running = false;        // has pages
   bool preempted = false;      // has lost its pages once
   bool raised = false;         // to the highest priority

@@ -4,6 +4,8 @@
 
 #include <concepts>
 #include <memory>
+#include <ranges>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -16,7 +18,8 @@ namespace ciuic::inline CIUIC_ABI {
 /// - `limits()` says how large its pages are, and which of the optional parts of SequenceStep it
 ///   honours.
 /// - `reserve(pages, max_step_tokens, max_sequences)` makes room once, before the first step. A
-///   model that checks guesses (`limits().max_drafts`) takes a fourth number: of guesses in a step.
+///   model that checks guesses (`limits().max_drafts`) also takes a fourth number, of guesses in a
+///   step, which has a default: `reserve(std::int32_t pages, …, std::int32_t max_step_drafts = 0)`.
 /// - `step(sequences, results)` advances all of them; on error none advanced and the same step may
 ///   be tried again. It writes the keys and values of `tokens`, and only those; a page it only
 ///   reads may belong to several sequences that begin alike. Keys and values of earlier steps
@@ -30,24 +33,29 @@ concept StepModel = requires(M& model, const M& constant, std::int32_t n,
   { model.step(sequences, results) } -> std::same_as<Result<void>>;
 };
 
-/// Turns token ids into text as they arrive, never half a character. Views live until the next
-/// call.
+/// Something that can be looked at through a `View` and is not owned by what was returned: a view
+/// or a reference, never a container by value, of which only a dangling view would be left.
+template <class T, class View>
+concept LendsView = std::convertible_to<T, View> && std::ranges::borrowed_range<T>;
+
+/// Turns token ids into text as they arrive, never half a character. What it returns lives until
+/// the next call.
 template <class S>
 concept TokenTextStream = requires(S& stream, TokenId token) {
-  { stream.push(token) } -> std::convertible_to<std::string_view>;
-  { stream.finish() } -> std::convertible_to<std::string_view>;
+  { stream.push(token) } -> LendsView<std::string_view>;
+  { stream.finish() } -> LendsView<std::string_view>;
 };
 
 /// A step model that also speaks text. These functions are const and thread-safe.
 /// - `encode(text, parse_special)`: a prompt's ids, with beginning-of-text where the model wants
 /// it.
-/// - `end_tokens()`: the ids that end an answer.
+/// - `end_tokens()`: the ids that end an answer, valid as long as the model.
 template <class M>
 concept TextModel = StepModel<M> &&
     requires(const M& model, std::string_view text, bool parse_special) {
   { model.encode(text, parse_special) } -> std::same_as<Result<std::vector<TokenId>>>;
   { model.text_stream() } -> TokenTextStream;
-  { model.end_tokens() } -> std::convertible_to<std::span<const TokenId>>;
+  { model.end_tokens() } -> LendsView<std::span<const TokenId>>;
 };
 
 namespace detail {

@@ -36,7 +36,16 @@ struct EngineBell {
   Atomic<std::uint64_t> cancels{0};
   Atomic<std::uint64_t> callback_failures{0};  // callbacks and coroutines that threw
   const Clock* clock = &steady_clock();
+  /// When somebody should ring: the next deadline while nobody runs a step. A timer is set for it,
+  /// but timers may be lost, so whoever comes by after that time looks as well.
+  Atomic<TimePoint> due{kNever};
 
+  /// To be called with no lock held.
+  void ring_if_due() {
+    TimePoint when = due.load(std::memory_order_relaxed);
+    if (when == kNever || clock->now() < when) return;
+    if (due.compare_exchange_strong(when, kNever, std::memory_order_relaxed)) ring();
+  }
   void ring() {
     std::shared_ptr<Waker> also;
     {
@@ -112,6 +121,7 @@ class StreamState {
     bell_->ring();
   }
   bool finished() const noexcept {
+    bell_->ring_if_due();
     const Lock lock(mutex_);
     return finished_;
   }
@@ -126,6 +136,7 @@ class StreamState {
   /// Text past what was read; waits for some when `wait`. No text and no error: the end, or not
   /// yet.
   Result<std::string> read(bool wait, bool& at_end) {
+    bell_->ring_if_due();
     std::string piece;
     {
       Lock lock(mutex_);
