@@ -339,6 +339,19 @@ TEST_CASE("Flags that could do nothing are wrong usage") {
   CHECK(run(scratch, "generate" + of_small + " --map --kv f32 --greedy").status == 0);
 }
 
+TEST_CASE("quantize within a size that cannot be met says so and fails") {
+  const Scratch scratch;
+  const std::string out = (scratch.path / "small").string();
+  const Output output =
+      run(scratch, "quantize --model " + kModel + " --out " + out + " --max-size 0.001 --json");
+  INFO(output.err);
+  CHECK(output.status == 1);
+  CHECK(output.err.starts_with("ciuic: --max-size: wanted at most 0.001 MiB, the least there is"));
+  CHECK(output.err.find(out) != std::string::npos);
+  CHECK(output.err.find('\n') + 1 == output.err.size());
+  CHECK(JsonValue::parse(output.out));
+}
+
 TEST_CASE("inspect shows configuration, tensors and memory") {
   const Scratch scratch;
   const JsonValue json = json_of(run(scratch, "inspect --model " + kModel + " --json"));
@@ -380,6 +393,11 @@ TEST_CASE("bench measures a directory, a run for each batch size") {
   }
   CHECK(run(scratch, "bench --model " + kModel + " --prompt-tokens 8 --gen-tokens 2 --batch 2")
             .out.find("decode tokens/s") != std::string::npos);
+  const JsonValue skipped =
+      json_of(run(scratch, "bench --model " + kModel +
+                               " --prompt-tokens 40 --gen-tokens 3 --batch 3 --no-prompts --json"));
+  CHECK(skipped.find("runs")->items()[0].find("prefill_tokens_per_s")->is_null());
+  CHECK(skipped.find("runs")->items()[0].find("decode_tokens_per_s")->as_number() > 0);
 }
 
 TEST_CASE("bench takes a config.json for a model, prompts longer than a step included") {
@@ -437,9 +455,45 @@ TEST_CASE("Errors are one line on stderr and an exit status") {
            " --calibrate /nowhere",
        3, "/nowhere"},
       {"quantize --model /nowhere --out " + (scratch.path / "q").string(), 3, "/nowhere"},
-      {"generate --model " + kModel + prompt + " --temperature -1", 1, "temperature"},
-      {"generate --model " + kModel + prompt + " --top-p 7 --temperature 1", 1, "top_p"},
-      {"generate --model " + kModel + prompt + " --max-new-tokens 0", 1, "max_new_tokens"},
+      {"generate --model " + kModel + prompt + " --temperature -1", 2, "--temperature"},
+      {"generate --model " + kModel + prompt + " --temperature inf", 2, "--temperature"},
+      {"generate --model " + kModel + prompt + " --temperature nan", 2, "--temperature"},
+      {"generate --model " + kModel + prompt + " --top-p 7 --temperature 1", 2, "--top-p"},
+      {"generate --model " + kModel + prompt + " --top-k -1", 2, "--top-k"},
+      {"generate --model " + kModel + prompt + " --top-k 1.5", 2, "--top-k"},
+      {"generate --model " + kModel + prompt + " --repetition-penalty 0", 2, "--repetition-"},
+      {"generate --model " + kModel + prompt + " --max-new-tokens 0", 2, "--max-new-tokens"},
+      {"generate --model " + kModel + prompt + " --max-new-tokens 9999999999", 2, "--max-new-"},
+      {"generate --model " + kModel + prompt + " --draft-tokens -1", 2, "--draft-tokens"},
+      {"generate --model " + kModel + prompt + " --json --top-logprobs 21", 2, "--top-logprobs"},
+      {"generate --model " + kModel + " --prompts " +
+           scratch.file("range.jsonl", "{\"prompt\": \"a\", \"temperature\": -1}"),
+       1, "temperature"},
+      {"quantize --model " + kModel + " --out " + (scratch.path / "q").string() +
+           " --max-error inf",
+       2, "--max-error"},
+      {"quantize --model " + kModel + " --out " + (scratch.path / "q").string() + " --max-error -1",
+       2, "--max-error"},
+      {"quantize --model " + kModel + " --out " + (scratch.path / "q").string() + " --max-size inf",
+       2, "--max-size"},
+      {"nosuch", 2, "nosuch: no such command; wanted one of generate, score"},
+      {"nosuch --model " + kModel, 2, "nosuch: no such command"},
+      {"score --model " + kModel + " --text-file " + scratch.file("empty.txt", ""), 3,
+       "empty.txt: wanted text"},
+      {"score --model " + kModel + " --text-file " +
+           scratch.file("long.txt", std::string(5000, '7')),
+       3, "long.txt: wanted at most the model's context"},
+      {"score --model " + kModel + " --text-file " + scratch.file("short.txt", "1+1=2") +
+           " --logits /proc/nowhere/l.safetensors",
+       1, "/proc/nowhere/l.safetensors"},
+      {"tokenize --model " + kModel + " --decode 1,,2", 2, "--decode"},
+      {"tokenize --model " + kModel + " --decode 1,2,", 2, "--decode"},
+      {"tokenize --model " + kModel + " --decode ,", 2, "--decode"},
+      {"bench --model " + kModel + " --batch 1,,2", 2, "--batch"},
+      {"bench --model " + kModel + " --batch 1,", 2, "--batch"},
+      {"bench --model " + kModel + " --batch 1,x", 2, "--batch"},
+      {"bench --model " + kModel + " --batch -1", 2, "--batch"},
+      {"quantize --model " + kModel + " --out /proc/nowhere/q", 1, "/proc/nowhere/q"},
       {"generate --model /nowhere" + prompt, 3, "/nowhere"},
       {"generate --model " + kModel + " --prompts /nowhere.jsonl", 3, "/nowhere.jsonl"},
       {"generate --model " + kModel + " --prompts " +

@@ -2,8 +2,10 @@
 //
 // For each batch size: every sequence's prompt is computed (prefill, which ends with the logits of
 // its last token), then all sequences generate together, one token each a step (decode). Both are
-// repeated from the same positions; rates are of the median time.
+// repeated from the same positions; rates are of the median time. With --no-prompts decoding begins
+// after prompts that nobody computed, where these alone would take minutes.
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <fstream>
@@ -11,6 +13,9 @@
 #include <memory>
 #include <numeric>
 #include <thread>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include "command.hpp"
 #include "progress.hpp"
@@ -26,8 +31,9 @@ struct Flags {
   ModelFlags model;
   std::string random_config;
   std::int32_t prompt_tokens = 512, gen_tokens = 128;
-  std::vector<std::int32_t> batches{1, 8, 32};
+  std::vector<std::string> batch_lists{"1,8,32"};
   int repeat = 3;
+  bool no_prompts = false;
 };
 
 /// The most memory this process has held at once since `forget_peak`, in bytes; since its start
@@ -91,7 +97,24 @@ class Run {
     return rates;
   }
 
-  /// Generates `gen_tokens` tokens of every sequence, after `prefill`; seconds.
+  /// Instead of `prefill`: computes one token of each page, so that the keys and values of each
+  /// have memory of their own (but for the middle of the largest blocks). Those between are the
+  /// zeros of fresh memory, see `map_all_large_memory`.
+  void skip_prompts() {
+    std::vector<SequenceStep> steps;
+    for (std::int32_t at = 0; at < prompt_tokens_; at += page_tokens_) {
+      for (std::int32_t s = 0; s < batch_; ++s) {
+        steps.push_back({.tokens = std::span(prompts_).subspan(
+                             static_cast<std::size_t>(s * prompt_tokens_ + at), 1),
+                         .first_position = at,
+                         .pages = pages_of(s)});
+        owners_.push_back(s);
+      }
+      step(steps);
+    }
+  }
+
+  /// Generates `gen_tokens` tokens of every sequence, after `prefill` or `skip_prompts`; seconds.
   double decode() {
     const std::vector<TokenId> first = next_;
     const auto start = std::chrono::steady_clock::now();
@@ -162,16 +185,37 @@ class Run {
 Json measure(LanguageModel& model, const Flags& flags, std::int32_t batch) {
   forget_peak();
   Run run(model, batch, flags.prompt_tokens, flags.gen_tokens);
-  run.warm_up();
-  const std::vector<double> prefills = run.prefill(static_cast<std::size_t>(flags.repeat));
+  Json prefill;  // null: no prompts
+  if (flags.no_prompts) {
+    run.skip_prompts();
+  } else {
+    run.warm_up();
+    prefill = median(run.prefill(static_cast<std::size_t>(flags.repeat)));
+  }
   std::vector<double> decodes;
   for (int i = 0; i < flags.repeat; ++i) decodes.push_back(run.decode());
   return {{"batch", batch},
           {"prompt_tokens", flags.prompt_tokens},
           {"gen_tokens", flags.gen_tokens},
-          {"prefill_tokens_per_s", median(prefills)},
+          {"prefill_tokens_per_s", prefill},
           {"decode_tokens_per_s", batch * flags.gen_tokens / median(decodes)},
           {"peak_memory_bytes", peak_memory_bytes()}};
+}
+
+std::vector<std::int32_t> parse_batches(const Flags& flags) {
+  std::vector<std::int32_t> batches;
+  for (const std::string& list : flags.batch_lists) {
+    for (const std::string& item : split_list("--batch", list)) {
+      std::int32_t batch = 0;
+      const char* const end = item.data() + item.size();
+      const auto [stop, error] = std::from_chars(item.data(), end, batch);
+      if (error != std::errc() || stop != end || batch < 1 || batch > 4096) {
+        throw Failure(kWrongUsage, "--batch: wanted numbers from 1 to 4096, got " + item);
+      }
+      batches.push_back(batch);
+    }
+  }
+  return batches;
 }
 
 LanguageModel load(const Flags& flags) {
@@ -194,7 +238,17 @@ std::string held_as(const Flags& flags) {
   return flags.model.weights.value_or("f32");
 }
 
+/// Keys and values are memory that nobody writes first: from the system it comes as zeros, from the
+/// heap as anything, a NaN included. So let all of it come from the system.
+void map_all_large_memory() {
+#if defined(__GLIBC__)
+  mallopt(M_MMAP_THRESHOLD, 64 << 10);
+#endif
+}
+
 void run(const Flags& flags) {
+  const std::vector<std::int32_t> batches = parse_batches(flags);
+  if (flags.no_prompts) map_all_large_memory();
   const auto start = std::chrono::steady_clock::now();
   LanguageModel model = load(flags);
   const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - start;
@@ -205,13 +259,13 @@ void run(const Flags& flags) {
                                    " together, got " +
                                    std::to_string(flags.prompt_tokens + flags.gen_tokens));
   }
-  const std::int64_t most = *std::ranges::max_element(flags.batches);
+  const std::int64_t most = *std::ranges::max_element(batches);
   if (most * (flags.prompt_tokens + flags.gen_tokens) > std::numeric_limits<std::int32_t>::max()) {
     throw Failure(kWrongUsage, "--batch: wanted fewer than 2^31 tokens in all, got more");
   }
   Json runs = Json::array();
-  Progress progress("measuring", flags.batches.size());
-  for (const std::int32_t batch : flags.batches) {
+  Progress progress("measuring", batches.size());
+  for (const std::int32_t batch : batches) {
     runs.push_back(measure(model, flags, batch));
     progress.advance();
   }
@@ -236,9 +290,12 @@ void run(const Flags& flags) {
   std::printf("%8s %8s %8s %18s %18s %10s\n", "batch", "prompt", "new", "prefill tokens/s",
               "decode tokens/s", "peak MiB");
   for (const Json& row : runs) {
-    std::printf("%8d %8d %8d %18.1f %18.1f %10.1f\n", row["batch"].get<int>(),
-                row["prompt_tokens"].get<int>(), row["gen_tokens"].get<int>(),
-                row["prefill_tokens_per_s"].get<double>(), row["decode_tokens_per_s"].get<double>(),
+    char prefill[32] = "-";
+    if (const Json& rate = row["prefill_tokens_per_s"]; !rate.is_null())
+      std::snprintf(prefill, sizeof(prefill), "%.1f", rate.get<double>());
+    std::printf("%8d %8d %8d %18s %18.1f %10.1f\n", row["batch"].get<int>(),
+                row["prompt_tokens"].get<int>(), row["gen_tokens"].get<int>(), prefill,
+                row["decode_tokens_per_s"].get<double>(),
                 row["peak_memory_bytes"].get<double>() / kMiB);
   }
 }
@@ -259,9 +316,10 @@ void add_bench(CLI::App& app) {
       ->check(CLI::Range(1, kMost));
   command->add_option("--gen-tokens", flags->gen_tokens, "Tokens each sequence generates")
       ->check(CLI::Range(1, kMost));
-  command->add_option("--batch", flags->batches, "Numbers of sequences at once, one run each")
-      ->delimiter(',')
-      ->check(CLI::Range(1, 4096));
+  command->add_option("--batch", flags->batch_lists, "Numbers of sequences at once, one run each")
+      ->type_name("N,…");
+  command->add_flag("--no-prompts", flags->no_prompts,
+                    "Decode as if after prompts, without computing them (prefill: null)");
   command->add_option("--repeat", flags->repeat, "Passes of which the median counts")
       ->check(CLI::Range(1, 1000));
   command->callback([flags, model, random] {

@@ -2,9 +2,13 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iomanip>
+#include <sstream>
 
 #include "ciuic/model/weight_files.hpp"
 
@@ -91,6 +95,35 @@ std::string read_file(const std::string& path) {
   }
   if (!file.eof()) throw Failure(kBadInput, path + ": cannot be read");
   return text;
+}
+
+std::function<std::string(const std::string&)> between(double low, double high) {
+  return [low, high](const std::string& text) {
+    char* end = nullptr;
+    const double value = std::strtod(text.c_str(), &end);
+    if (!text.empty() && *end == '\0' && value >= low && value <= high) return std::string();
+    std::ostringstream wanted;
+    wanted << std::setprecision(12) << "wanted a number from " << low << " to " << high << ", got "
+           << text;
+    return wanted.str();
+  };
+}
+
+std::vector<std::string> split_list(const std::string& flag, const std::string& list) {
+  std::vector<std::string> items;
+  for (std::size_t at = 0; at <= list.size();) {
+    const std::size_t end = std::min(list.find(',', at), list.size());
+    constexpr const char* kBlank = " \t\r\n";
+    std::string item = list.substr(at, end - at);
+    item.erase(item.find_last_not_of(kBlank) + 1);
+    item.erase(0, item.find_first_not_of(kBlank));
+    if (item.empty()) {
+      throw Failure(kWrongUsage, flag + ": wanted items such as 1,8,32, got an empty one: " + list);
+    }
+    items.push_back(std::move(item));
+    at = end + 1;
+  }
+  return items;
 }
 
 void print_json(const Json& document) {

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "ciuic/ciuic.hpp"
 
@@ -22,11 +24,13 @@ struct Failure : std::runtime_error {
       : std::runtime_error(line), status(exit_status) {}
   Failure(ExitStatus exit_status, const Error& error)
       : Failure(exit_status, std::string(error.message())) {}
-  /// The same for something wrong in a model directory, which the line then names.
+  /// The same for something wrong with a file or directory, which the line then names.
+  Failure(ExitStatus exit_status, const std::string& path, const Error& error)
+      : Failure(exit_status, error.message().find(path) == std::string_view::npos
+                                 ? path + ": " + std::string(error.message())
+                                 : std::string(error.message())) {}
   Failure(const std::string& directory, const Error& error)
-      : Failure(kBadInput, error.message().find(directory) == std::string_view::npos
-                               ? directory + ": " + std::string(error.message())
-                               : std::string(error.message())) {}
+      : Failure(kBadInput, directory, error) {}
   ExitStatus status;
 };
 
@@ -58,7 +62,11 @@ MatrixFormat format_of(const std::string& weights, std::optional<int> group);
 /// Whether a model directory holds quantized weights; false too when it cannot be read.
 bool is_quantized(const std::string& directory);
 std::string read_file(const std::string& path);  ///< throws Failure
-void print_json(const Json& document);           ///< one object on stdout, invalid UTF-8 replaced
+/// A check of a flag: a number from `low` to `high`, which NaN is not.
+std::function<std::string(const std::string&)> between(double low, double high);
+/// The items of a list such as 1,8,32. Throws Failure, naming the flag, for an empty item.
+std::vector<std::string> split_list(const std::string& flag, const std::string& list);
+void print_json(const Json& document);  ///< one object on stdout, invalid UTF-8 replaced
 bool stderr_is_terminal();
 
 }  // namespace ciuic::tool

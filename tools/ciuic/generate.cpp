@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <sstream>
@@ -277,25 +278,36 @@ void add_generate(CLI::App& app) {
                    "One {\"prompt\": …} per line, options of the same names as these flags allowed")
       ->type_name("FILE.jsonl");
   input->require_option(1);
-  command->add_option("--max-new-tokens", flags->max_new_tokens, "Cut the answer after N tokens");
+  constexpr double kMost = std::numeric_limits<std::int32_t>::max(), kLeast = 1e-6, kLarge = 1e6;
+  command->add_option("--max-new-tokens", flags->max_new_tokens, "Cut the answer after N tokens")
+      ->check(between(1, kMost));
   CLI::Option* greedy = command->add_flag("--greedy", flags->greedy, "Always the likeliest token");
   command->add_option("--temperature", flags->temperature, "Sample, with logits divided by T")
-      ->excludes(greedy);
-  command->add_option("--top-k", flags->top_k, "Sample among the K likeliest");
-  command->add_option("--top-p", flags->top_p,
-                      "Sample among the likeliest that reach probability P");
-  command->add_option("--repetition-penalty", flags->repetition_penalty,
-                      "More than 1 discourages repeats");
+      ->excludes(greedy)
+      ->check(between(0, kLarge));
+  command->add_option("--top-k", flags->top_k, "Sample among the K likeliest")
+      ->check(between(0, kMost));
+  command
+      ->add_option("--top-p", flags->top_p, "Sample among the likeliest that reach probability P")
+      ->check(between(kLeast, 1));
+  command
+      ->add_option("--repetition-penalty", flags->repetition_penalty,
+                   "More than 1 discourages repeats")
+      ->check(between(kLeast, kLarge));
   command->add_option("--seed", flags->seed, "Same seed, same answer")
       ->check([](const std::string& seed) {
         return seed.starts_with('-') ? "wanted at least 0, got " + seed : std::string();
       });
   command->add_option("--stop", flags->request.stop,
                       "End the answer before this text (repeatable)");
-  command->add_option("--draft-tokens", flags->draft_tokens,
-                      "Check up to N guesses a step: the same answer, sooner where text repeats");
-  command->add_option("--top-logprobs", flags->top_logprobs,
-                      "With --json: log-probabilities of each token and of the N likeliest");
+  command
+      ->add_option("--draft-tokens", flags->draft_tokens,
+                   "Check up to N guesses a step: the same answer, sooner where text repeats")
+      ->check(between(0, 1024));
+  command
+      ->add_option("--top-logprobs", flags->top_logprobs,
+                   "With --json: log-probabilities of each token and of the N likeliest")
+      ->check(between(0, 20));
   command->add_option("--max-batch-tokens", flags->max_batch_tokens, "Tokens of one step")
       ->check(CLI::Range(1, 1 << 20));
   command->add_flag("--chat", flags->chat,

@@ -4,6 +4,23 @@
 
 #include "command.hpp"
 
+namespace ciuic::tool {
+namespace {
+
+/// CLI11 would only say that a subcommand is missing.
+void refuse_unknown_command(const CLI::App& app, int argc, char** argv) {
+  if (argc < 2 || *argv[1] == '-') return;
+  std::string names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (command->get_name() == argv[1]) return;
+    names += (names.empty() ? "" : ", ") + command->get_name();
+  }
+  throw Failure(kWrongUsage, std::string(argv[1]) + ": no such command; wanted one of " + names);
+}
+
+}  // namespace
+}  // namespace ciuic::tool
+
 int main(int argc, char** argv) {
   using namespace ciuic::tool;
   CLI::App app(
@@ -20,6 +37,7 @@ int main(int argc, char** argv) {
   add_bench(app);
   add_quantize(app);
   try {
+    refuse_unknown_command(app, argc, argv);
     app.parse(argc, argv);  // runs the subcommand's callback
     if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
       throw Failure(kRequestFailed, "stdout: cannot be written");

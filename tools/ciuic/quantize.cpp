@@ -114,16 +114,7 @@ Json to_json(const QuantizeReport& report) {
           {"matrices", std::move(matrices)}};
 }
 
-/// Refuses NaN, which passes every comparison of a range.
-void require_number(const char* flag, double value) {
-  if (std::isnan(value))
-    throw Failure(kWrongUsage, std::string(flag) + ": wanted a number, got nan");
-}
-
 void run(const Flags& flags) {
-  require_number("--max-size", flags.max_mib);
-  require_number("--max-error", flags.max_error);
-  require_number("--smooth", flags.smooth.value_or(0.0f));
   QuantizeOptions options;
   options.weights = format_of(flags.weights, flags.model.group);
   for (const auto& pattern : flags.keep_f32) options.rules.push_back({pattern, DType::f32});
@@ -163,13 +154,9 @@ void run(const Flags& flags) {
     const std::string message(report.error().message());
     if (message.find("cannot be written") != std::string::npos ||
         message.find("cannot be created") != std::string::npos) {
-      throw Failure(kRequestFailed, flags.out + ": " + message);
+      throw Failure(kRequestFailed, flags.out, report.error());
     }
     throw Failure(flags.model.directory, report.error());
-  }
-  if (flags.max_mib > 0.0 && static_cast<double>(report->bytes) > flags.max_mib * 1048576.0) {
-    std::fprintf(stderr, "ciuic: --max-size: wanted %.1f MiB, the least there is takes %.1f\n",
-                 flags.max_mib, static_cast<double>(report->bytes) / 1048576.0);
   }
   if (flags.report) {
     const std::string path = flags.out + "/quantization.svg";
@@ -177,11 +164,21 @@ void run(const Flags& flags) {
     picture << error_picture(report->matrices);
     if (!picture.flush()) throw Failure(kRequestFailed, path + ": cannot be written");
   }
-  if (flags.model.json) return print_json(to_json(*report));
-  if (flags.report) std::printf("%s\n", error_table(report->matrices).c_str());
-  std::printf("%s: %.1f MiB of weights, from %.1f MiB\n", flags.out.c_str(),
-              static_cast<double>(report->bytes) / 1048576.0,
-              static_cast<double>(report->source_bytes) / 1048576.0);
+  const double mib = static_cast<double>(report->bytes) / 1048576.0;
+  if (flags.model.json) {
+    print_json(to_json(*report));
+  } else {
+    if (flags.report) std::printf("%s\n", error_table(report->matrices).c_str());
+    std::printf("%s: %.1f MiB of weights, from %.1f MiB\n", flags.out.c_str(), mib,
+                static_cast<double>(report->source_bytes) / 1048576.0);
+  }
+  if (flags.max_mib > 0.0 && mib > flags.max_mib) {
+    char sizes[80];
+    std::snprintf(sizes, sizeof sizes, "wanted at most %.3g MiB, the least there is takes %.3g",
+                  flags.max_mib, mib);
+    throw Failure(kRequestFailed,
+                  std::string("--max-size: ") + sizes + "; " + flags.out + " was written so");
+  }
 }
 
 }  // namespace
@@ -207,11 +204,11 @@ void add_quantize(CLI::App& app) {
   command
       ->add_option("--percentile", flags->percentile,
                    "Share of input magnitudes, in percent, that a fixed scale reaches")
-      ->check(CLI::Range(0.001, 100.0));
+      ->check(between(0.001, 100));
   command
       ->add_option("--smooth", flags->smooth,
                    "Move the range of inputs into the weights (SmoothQuant), for example 0.5")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(between(0, 1))
       ->type_name("ALPHA");
   command->add_option("--keep-f32", flags->keep_f32, "Matrices that stay f32, such as *.down_proj")
       ->type_name("PATTERN");
@@ -221,12 +218,12 @@ void add_quantize(CLI::App& app) {
   command
       ->add_option("--max-size", flags->max_mib,
                    "Hold the most sensitive matrices as i8 or bf16 as far as so many MiB allow")
-      ->check(CLI::Range(1e-6, 1e9))
+      ->check(between(1e-6, 1e9))
       ->type_name("MIB");
   command
       ->add_option("--max-error", flags->max_error,
                    "The same, until the matrices' noise over signal adds up to no more than this")
-      ->check(CLI::PositiveNumber);
+      ->check(between(1e-12, 1e12));
   command->add_flag("--report", flags->report,
                     "Print the error of each matrix, and draw it to OUT/quantization.svg");
   command->add_option("--threads", flags->model.threads, "CPU threads; 0 = all")

@@ -25,10 +25,17 @@ double log_probability(std::span<const float> row, TokenId token) {
 
 void run(const Flags& flags) {
   const std::string text = read_file(flags.text_file);
+  if (text.empty()) throw Failure(kBadInput, flags.text_file + ": wanted text, got none");
   LanguageModel model = flags.model.load();
   const auto tokens = model.encode(text, flags.parse_special);
   if (!tokens) throw Failure(kRequestFailed, tokens.error());
   if (tokens->empty()) throw Failure(kBadInput, flags.text_file + ": wanted text, got none");
+  const std::int32_t context = model.config().max_position_embeddings;
+  if (std::ssize(*tokens) > context) {
+    throw Failure(kBadInput, flags.text_file + ": wanted at most the model's context of " +
+                                 std::to_string(context) + " tokens, got " +
+                                 std::to_string(tokens->size()));
+  }
   const auto vocab = static_cast<std::size_t>(model.config().vocab_size);
   std::vector<float> all;  // only when they are to be written
   std::vector<double> logprobs;
@@ -54,7 +61,7 @@ void run(const Flags& flags) {
     const Shape shape{static_cast<std::int64_t>(tokens->size()), static_cast<std::int64_t>(vocab)};
     const NamedTensor tensor{"logits", {std::as_bytes(std::span(all)).data(), DType::f32, shape}};
     const Result<void> written = write_safetensors(flags.logits_file, {&tensor, 1});
-    if (!written) throw Failure(kRequestFailed, written.error());
+    if (!written) throw Failure(kRequestFailed, flags.logits_file, written.error());
   }
   if (flags.model.json) {
     return print_json({{"tokens", *tokens},

@@ -15,9 +15,9 @@ struct Flags {
 
 std::vector<TokenId> parse_ids(const std::string& list) {
   std::vector<TokenId> ids;
-  std::string separated = list;
-  for (char& c : separated) {
-    if (c == ',') c = ' ';
+  std::string separated;
+  if (!list.empty()) {
+    for (const std::string& item : split_list("--decode", list)) separated += item + " ";
   }
   std::istringstream in(separated);
   for (std::string word; in >> word;) {
