@@ -160,11 +160,11 @@ class ReplicaTeam {
       return false;
     }
     if (!seat.settled) {
+      if (wanted == 0) return false;  // nothing to run again; another half of the batch may follow
       if (shape.count != seat.left) clear_suspects(seat);
       seat.failures.push_back({replica, outcome == Outcome::failed});
       seat.left = left;
-      const bool ask = wanted > 0 && seat.failures.size() <= opinions_;
-      if (ask && move_on(route, shape, lock)) return true;
+      if (seat.failures.size() <= opinions_ && move_on(route, shape, lock)) return true;
     }
     seat.settled = true;
     if (outcome == Outcome::device_lost) {
