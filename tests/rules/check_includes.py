@@ -31,7 +31,7 @@ LIBRARIES = {
 }
 STANDARD = re.compile(r"[a-z_0-9]+$|(stdint|stddef)\.h$")
 SYSTEM_IN_PUBLIC = {("include/ciuic/base/timer_slack.hpp", "sys/prctl.h")}  # what no standard header offers
-SYSTEM = re.compile(r"(sys/|poll\.h|immintrin|cpuid|fcntl|unistd|dlfcn|arm_neon)")
+SYSTEM = re.compile(r"(sys/|poll\.h|immintrin|cpuid|fcntl|unistd|malloc\.h|dlfcn|arm_neon)")
 
 NAMES = [  # (what, where it is looked for, where it is allowed, why)
     (r"\bstd::(jthread|thread|(shared_|timed_|recursive_)*mutex|condition_variable\w*|async|future|promise|"
