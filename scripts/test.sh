@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds and tests ciuic on a bare Debian 12 or what is like it; installs the packages it misses.
-#   scripts/test.sh              what a newcomer runs; under 6 minutes on two cores, build included
+#   scripts/test.sh              what a newcomer runs; about 12 minutes on two cores, build included
 #   scripts/test.sh --ci         also clang, sanitizers, fuzzing, a shared library; about 35 minutes
 #   scripts/test.sh --deep       on demand: ten minutes per fuzz target, the threads 50 times over, long tests
 #   scripts/test.sh --ci STAGE…  only these stages of a tier, for example `--ci tsan`

@@ -101,7 +101,8 @@ class ExecutorDriver {
         if (self->came_back != number || self->work == nullptr) return;
       } while (step(self, work));
     }
-    /// Looks again at `when`; true for at once. One timer at a time: it sets the next.
+    /// Looks again at `when`; true for at once. A timer is set when none to come is as early; later
+    /// ones that lie there already stay, and find nothing to do.
     static bool wake_at(const std::shared_ptr<Shared>& self, TimePoint when, TimePoint now) {
       if (when == kNever) return false;
       if (when <= now) return true;

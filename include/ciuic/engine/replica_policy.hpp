@@ -7,18 +7,17 @@
 #include <memory>
 #include <utility>
 
-#include "ciuic/batching/batch_policy.hpp"
+#include "ciuic/batching/wrapped_policy.hpp"
 #include "ciuic/engine/replica_team.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
 
 /// See the top of this file. Thread-safety: as BatchPolicy says.
-class ReplicaPolicy final : public BatchPolicy {
+class ReplicaPolicy final : public WrappedPolicy {
  public:
   /// A null `policy` is DelayPolicy.
   ReplicaPolicy(std::shared_ptr<ReplicaTeam> team, std::unique_ptr<BatchPolicy> policy)
-      : team_(std::move(team)),
-        policy_(policy ? std::move(policy) : std::make_unique<DelayPolicy>()) {}
+      : WrappedPolicy(std::move(policy)), team_(std::move(team)) {}
 
   BatchDecision may_start(const QueueView& view) noexcept override {
     const std::uint64_t by_count = parts(view.waiting, view.max_count);
@@ -28,7 +27,7 @@ class ReplicaPolicy final : public BatchPolicy {
     shape.cost = parts(view.waiting_cost, backlog);
     shape.max_cost = parts(shape.cost, shape.count);
     const RouteChoice choice = team_->may_start(view.now, shape, backlog);
-    if (choice.replica != kNoReplica || choice.outage) return policy_->may_start(view);
+    if (choice.replica != kNoReplica || choice.outage) return WrappedPolicy::may_start(view);
     BatchDecision wait{.when = choice.when};
     if (choice.backlog < kMostBacklog) {
       wait.wake_count = static_cast<std::size_t>(choice.backlog - 1) * shape.count + 1;
@@ -40,25 +39,7 @@ class ReplicaPolicy final : public BatchPolicy {
   }
   void on_finish(const BatchReport& report) noexcept override {
     team_->end(report.route);
-    policy_->on_finish(report);
-  }
-
-  void bind(const BatchLimits& limits) noexcept override { policy_->bind(limits); }
-  BatchDecision decide(const QueueView& view) noexcept override { return policy_->decide(view); }
-  Fit fits(const BatchShape& shape, TimePoint now, TimePoint first_deadline) noexcept override {
-    return policy_->fits(shape, now, first_deadline);
-  }
-  TimePoint hopeless_before(TimePoint now) noexcept override {
-    return policy_->hopeless_before(now);
-  }
-  TimePoint expected_finish(const QueueView& view, std::uint64_t cost) noexcept override {
-    return policy_->expected_finish(view, cost);
-  }
-  BatchForecast forecast(const BatchShape& shape) noexcept override {
-    return policy_->forecast(shape);
-  }
-  void on_start(const BatchShape& shape, TimePoint now) noexcept override {
-    policy_->on_start(shape, now);
+    WrappedPolicy::on_finish(report);
   }
 
  private:
@@ -68,7 +49,6 @@ class ReplicaPolicy final : public BatchPolicy {
   }
 
   std::shared_ptr<ReplicaTeam> team_;
-  std::unique_ptr<BatchPolicy> policy_;
 };
 
 }  // namespace ciuic::inline CIUIC_ABI
