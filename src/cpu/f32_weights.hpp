@@ -43,15 +43,11 @@ struct F32Weights {
                             : hn::Load(kTag, sums + r * kPanelColumns + column_of(slice, v));
         }
       }
-      std::size_t i = 0;
-      for (; i + kPrefetchSteps <= steps; i += kPrefetchSteps) {
-        prefetch.next();
-        for (std::size_t u = 0; u < kPrefetchSteps; ++u) {
-          add_step<kRows>(x + i + u, stride, panel + (i + u) * kPanelColumns, slice, sum);
-          end_step();
-        }
-      }
-      for (; i < steps; ++i) add_step<kRows>(x + i, stride, panel + i * kPanelColumns, slice, sum);
+      walk<kPrefetchSteps, 1, kPanelColumns>(
+          x, panel, steps,
+          prefetch, [&](const float* a, const float* w) __attribute__((always_inline)) {
+            add_step<kRows>(a, stride, w, slice, sum);
+          });
       for (std::size_t r = 0; r < kRows; ++r) {
         for (std::size_t v = 0; v < kTileVectors; ++v)
           hn::Store(sum[r][v], kTag, sums + r * kPanelColumns + column_of(slice, v));

@@ -84,15 +84,11 @@ struct Bf16Weights {
           sum[r][v] = first ? hn::Zero(kTag) : hn::Load(kTag, at);
         }
       }
-      std::size_t i = 0;
-      for (; i + kPrefetchSteps <= steps; i += kPrefetchSteps) {
-        prefetch.next();
-        for (std::size_t u = 0; u < kPrefetchSteps; ++u) {
-          add_step<kRows>(x + i + u, stride, panel + (i + u) * kStepWords, slice, sum);
-          end_step();
-        }
-      }
-      for (; i < steps; ++i) add_step<kRows>(x + i, stride, panel + i * kStepWords, slice, sum);
+      walk<kPrefetchSteps, 1, kStepWords>(
+          x, panel, steps,
+          prefetch, [&](const float* a, const std::uint32_t* w) __attribute__((always_inline)) {
+            add_step<kRows>(a, stride, w, slice, sum);
+          });
       for (std::size_t r = 0; r < kRows; ++r) {
         for (std::size_t v = 0; v < kTileVectors; ++v) {
           hn::Store(sum[r][v], kTag,

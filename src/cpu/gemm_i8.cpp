@@ -25,7 +25,10 @@ struct I8Weights {
       w[v] = prepare_weights(load_bytes(weights + column_of(slice, v) * kStepK));
     for (std::size_t r = 0; r < kRows; ++r) {
       const IntVec a = broadcast_bytes(row_of(x, stride, r));
-      for (std::size_t v = 0; v < kTileVectors; ++v) sum[r][v] = dot_i8(sum[r][v], a, w[v]);
+      for (std::size_t v = 0; v < kTileVectors; ++v) {
+        sum[r][v] = dot_i8(sum[r][v], a, w[v]);
+        keep(sum[r][v]);
+      }
     }
   }
 
@@ -43,16 +46,11 @@ struct I8Weights {
                             : hn::Load(kIntTag, sums + r * kPanelColumns + column_of(slice, v));
         }
       }
-      std::size_t i = 0;
-      for (; i + kPrefetchSteps <= steps; i += kPrefetchSteps) {
-        prefetch.next();
-        for (std::size_t u = 0; u < kPrefetchSteps; ++u) {
-          add_step<kRows>(x + (i + u) * kStepK, stride, stretch + (i + u) * kStepBytes, slice, sum);
-          end_step();
-        }
-      }
-      for (; i < steps; ++i)
-        add_step<kRows>(x + i * kStepK, stride, stretch + i * kStepBytes, slice, sum);
+      walk<kPrefetchSteps, kStepK, kStepBytes>(
+          x, stretch, steps,
+          prefetch, [&](const std::uint8_t* a, const std::byte* w) __attribute__((always_inline)) {
+            add_step<kRows>(a, stride, w, slice, sum);
+          });
       for (std::size_t r = 0; r < kRows; ++r) {
         for (std::size_t v = 0; v < kTileVectors; ++v)
           hn::Store(sum[r][v], kIntTag, sums + r * kPanelColumns + column_of(slice, v));

@@ -65,7 +65,42 @@ struct Prefetch {
       at += kLineBytes;
     }
   }
+  /// The same for up to one line, without a jump: for none it asks for one that was asked for.
+  HWY_INLINE void next_one() {
+    prefetch_l2(at);
+    at += lines * kLineBytes;
+  }
 };
+
+/// step(x, weights) for each of `steps` steps of a panel, which are kX and kWeights elements apart;
+/// a line is asked for before each kGroup of them. A tile has two instructions for five
+/// multiply-adds beside them as it is, and where another thread shares the core, instructions are
+/// what it runs out of: so the weights' address is the only counter.
+template <bool kOneLine, std::size_t kGroup, std::size_t kX, std::size_t kWeights, class X, class W,
+          class Step>
+HWY_INLINE void walk_asking(const X* HWY_RESTRICT x, const W* HWY_RESTRICT weights,
+                            std::size_t steps, Prefetch prefetch, const Step& step) {
+  const W* const groups_end = weights + steps / kGroup * (kGroup * kWeights);
+  const W* const end = weights + steps * kWeights;
+  while (weights != groups_end) {
+    kOneLine ? prefetch.next_one() : prefetch.next();
+    for (std::size_t u = 0; u < kGroup; ++u) {
+      step(x + u * kX, weights + u * kWeights);
+      end_step();
+    }
+    x += kGroup * kX;
+    weights += kGroup * kWeights;
+  }
+  for (; weights != end; weights += kWeights, x += kX) step(x, weights);
+}
+
+template <std::size_t kGroup, std::size_t kX, std::size_t kWeights, class X, class W, class Step>
+HWY_INLINE void walk(const X* HWY_RESTRICT x, const W* HWY_RESTRICT weights, std::size_t steps,
+                     const Prefetch& prefetch, const Step& step) {
+  if (prefetch.lines <= 1)
+    return walk_asking<true, kGroup, kX, kWeights>(x, weights, steps, prefetch, step);
+  walk_asking<false, kGroup, kX, kWeights>(x, weights, steps, prefetch, step);
+}
 
 template <class Format>
 void multiply_rows(std::size_t rows, const GemmTask& task, std::size_t row, const std::byte* panel,

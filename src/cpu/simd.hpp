@@ -57,6 +57,16 @@ HWY_INLINE Vec silu(Vec x) { return hn::Div(x, hn::Add(hn::Set(kTag, 1.0f), exp(
 /// ahead until the sums of the largest tiles have no registers left.
 HWY_INLINE void end_step() { __asm__ __volatile__("" ::: "memory"); }
 
+/// Keeps a sum of integers in the register it is in: g++ 12 copies some of a tile back and forth.
+template <class V>
+HWY_INLINE void keep([[maybe_unused]] V& sum) {
+#if defined(__AVX512F__)
+  __asm__ __volatile__("" : "+v"(sum.raw));
+#elif defined(__AVX2__)
+  __asm__ __volatile__("" : "+x"(sum.raw));
+#endif
+}
+
 /// Asks for a line on its way to the L2 cache, ahead of a stream that the L1 cache cannot hold.
 HWY_INLINE void prefetch_l2(const void* line) { __builtin_prefetch(line, 0, 2); }
 
