@@ -81,6 +81,18 @@ TEST_CASE("host-driven: a deadline fires at the next run_one") {
   CHECK(future.get().error().code() == ErrorCode::expired);
 }
 
+TEST_CASE("host-driven: one call hands back what is late and runs a batch as well") {
+  ManualClock clock;
+  Batcher batcher(doubled, {.max_queue_delay = 1ms, .workers = 0, .host = {.clock = &clock}});
+  Future<int> late = batcher.submit(1, {.timeout = 500us});
+  Future<int> due = batcher.submit(2);
+  const RunReport report = batcher.run_one(clock.advance(1ms));
+  CHECK(report.batch_size == 1);
+  CHECK(late.get().error().code() == ErrorCode::expired);
+  REQUIRE(due.is_ready());
+  CHECK(due.get().value() == 4);
+}
+
 TEST_CASE("host-driven: drain runs what waits here; stop hands it back; a callback may not stop") {
   Batcher batcher(doubled, {.max_batch_size = 2, .max_queue_delay = 1h, .workers = 0});
   std::vector<Future<int>> futures;
