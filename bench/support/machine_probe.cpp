@@ -147,6 +147,15 @@ double byte_dot_gops(int threads) {
   return 0.0;
 }
 
+double issue_slots_per_ns(int threads) {
+  return on_threads(threads, [](int) {
+    constexpr int kRounds = 20'000;
+    const double start = seconds_now();
+    for (int r = 0; r < kRounds; ++r) __asm__ __volatile__(".rept 100\n\tnop\n\t.endr");
+    return 100.0 * kRounds / (seconds_now() - start) * 1e-9;
+  });
+}
+
 ReadProbe::ReadProbe(std::size_t bytes)
     : memory_(Buffer::allocate(*std::pmr::new_delete_resource(), bytes).value()) {
   std::memset(memory_.data(), 1, memory_.size());

@@ -27,6 +27,10 @@ double fma_gflops(int threads);
 /// product (VNNI); 0 where it has none. Counts multiplications and additions.
 double byte_dot_gops(int threads);
 
+/// Instructions that do nothing, a nanosecond, of all threads together: half as many where another
+/// thread of the processor runs on the same core. Takes about 0.2 ms.
+double issue_slots_per_ns(int threads);
+
 /// Reads memory that no cache holds. Thread-safety: thread-compatible.
 class ReadProbe {
  public:
