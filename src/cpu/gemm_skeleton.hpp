@@ -73,9 +73,9 @@ struct Prefetch {
 };
 
 /// step(x, weights) for each of `steps` steps of a panel, which are kX and kWeights elements apart;
-/// a line is asked for before each kGroup of them. A tile has two instructions for five
-/// multiply-adds beside them as it is, and where another thread shares the core, instructions are
-/// what it runs out of: so the weights' address is the only counter.
+/// a line is asked for before each kGroup of them. A step of the largest tile is 24 multiply-adds
+/// and 10 loads; where another thread shares the core, instructions are what runs out, so nothing
+/// counts but the weights' address.
 template <bool kOneLine, std::size_t kGroup, std::size_t kX, std::size_t kWeights, class X, class W,
           class Step>
 HWY_INLINE void walk_asking(const X* HWY_RESTRICT x, const W* HWY_RESTRICT weights,
