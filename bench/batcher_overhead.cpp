@@ -168,7 +168,8 @@ int main(int argc, char** argv) {
   ways.push_back({PeerBatcher::kName, run_peer<PeerBatcher>});
 #endif
 #if defined(CIUIC_BENCH_TENSORFLOW)
-  ways.push_back({SharedBatchSchedulerPeer::kName, run_peer<SharedBatchSchedulerPeer>});
+  ways.push_back({"TensorFlow", run_peer<SharedBatchSchedulerPeer<absl::Notification>>});
+  ways.push_back({"TensorFlow, flags", run_peer<SharedBatchSchedulerPeer<Flag>>});
 #endif
   ways.push_back({"ciuic", run_ciuic});
   for (int round = 0; round < load.rounds; ++round) {
