@@ -1,7 +1,7 @@
 // What TensorFlow's batching headers need of the rest of TensorFlow, on Abseil and the standard
 // library. Every name that they include leads here (see CMakeLists.txt beside this file). The peer
 // is no slower for it: mutexes and condition variables are the standard library's, with which it
-// was faster than with Abseil's, its own; logging, checks and tracing do nothing; the clock is not
+// was faster than with Debian's Abseil; logging, checks and tracing do nothing; the clock is not
 // behind a virtual call.
 #pragma once
 
