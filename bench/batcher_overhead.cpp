@@ -1,5 +1,5 @@
 // What a request costs at saturation: nanoseconds of wall and of CPU time, and allocations, beside
-// the plain batcher and, where the build was given one, a real peer.
+// the plain batcher and, where the build was given them, real peers.
 //
 //   batcher_overhead [--producers 2] [--window 64] [--max 32] [--min 8] [--requests 400000]
 //                    [--rounds 9]
@@ -26,6 +26,9 @@
 #include "tests/support/counted_allocations.hpp"
 #if defined(CIUIC_BENCH_PEER)
 #include CIUIC_BENCH_PEER
+#endif
+#if defined(CIUIC_BENCH_TENSORFLOW)
+#include "peers/shared_batch_scheduler.hpp"
 #endif
 
 namespace {
@@ -104,18 +107,17 @@ Cost run_plain(const Load& load) {
       [&] { return batcher.batches(); });
 }
 
-#if defined(CIUIC_BENCH_PEER)
+template <class Peer>
 Cost run_peer(const Load& load) {
-  PeerBatcher batcher(static_cast<std::size_t>(load.max), kDelay);
+  Peer batcher(static_cast<std::size_t>(load.max), kDelay);
   return measure(
       load, [&](int i, int* answer) { return batcher.submit(i, answer); },
-      [](PeerBatcher::Future& future, int* answer) {
+      [](typename Peer::Future& future, int* answer) {
         future.wait();
         return *answer;
       },
       [&] { return batcher.batches(); });
 }
-#endif
 
 Cost run_ciuic(const Load& load) {
   ciuic::DynamicBatcher<int, int> batcher(
@@ -163,7 +165,11 @@ int main(int argc, char** argv) {
   };
   std::vector<Way> ways{{"plain", run_plain}};
 #if defined(CIUIC_BENCH_PEER)
-  ways.push_back({PeerBatcher::kName, run_peer});
+  ways.push_back({PeerBatcher::kName, run_peer<PeerBatcher>});
+#endif
+#if defined(CIUIC_BENCH_TENSORFLOW)
+  ways.push_back({"TensorFlow", run_peer<SharedBatchSchedulerPeer<absl::Notification>>});
+  ways.push_back({"TensorFlow, flags", run_peer<SharedBatchSchedulerPeer<Flag>>});
 #endif
   ways.push_back({"ciuic", run_ciuic});
   for (int round = 0; round < load.rounds; ++round) {

@@ -4,6 +4,7 @@
 //
 // At rest means: nothing submitted; everything answered; one request waiting for a delay of an
 // hour; a model running beside a deadline in an hour. Counted from /proc/self/task.
+// Where the build was given TensorFlow, its SharedBatchScheduler comes first.
 #include <unistd.h>
 
 #include <atomic>
@@ -17,6 +18,9 @@
 #include <thread>
 
 #include "ciuic/batching/dynamic_batcher.hpp"
+#if defined(CIUIC_BENCH_TENSORFLOW)
+#include "peers/shared_batch_scheduler.hpp"
+#endif
 
 namespace {
 
@@ -53,6 +57,13 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "idle_wakeups [--seconds N]\n");
     return 2;
   }
+  std::printf("| at rest | wake-ups a second |\n|---|---|\n");
+#if defined(CIUIC_BENCH_TENSORFLOW)
+  {
+    ciuic::bench::SharedBatchSchedulerPeer<ciuic::bench::Flag> peer(2, 1h);
+    rest("TensorFlow's, nothing submitted yet", seconds);
+  }
+#endif
   std::atomic<bool> held{false};
   ciuic::DynamicBatcher<int, int> batcher(
       [&](std::span<const int> in) {
@@ -60,7 +71,6 @@ int main(int argc, char** argv) {
         return std::vector<int>(in.begin(), in.end());
       },
       {.max_batch_size = 2, .max_queue_delay = 1h, .final_spin = 50us, .workers = 2});
-  std::printf("| at rest | wake-ups a second |\n|---|---|\n");
   rest("nothing submitted yet", seconds);
   for (int i = 0; i < 1000; ++i) {
     ciuic::Future<int> a = batcher.submit(1), b = batcher.submit(2);
