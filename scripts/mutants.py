@@ -162,7 +162,7 @@ m = file("free_slots", SHELL)
 m("      if ((head & kClosed) != 0) return false;\n", "", "slots go back to a pool that has retired")
 m("if ((head & kWanted) != 0 && !std::exchange(told, true)) on_wanted();", "", "nobody hears of a free slot")
 m("!std::exchange(told, true)", "(told = true)", "a slot that is wanted is told of at each try")
-m("((head & ~kTop) + kChange) | next", "(head & ~kTop) | next", "a stale pop succeeds")
+m("((head & ~kTop) + kPush) | slot", "(head & ~kTop) | slot", "a stale pop succeeds")
 m("for (std::size_t i = 0; i < kStacks; ++i) {", "for (std::size_t i = 0; i < 1; ++i) {", "other threads' slots are not found")
 m("    for (Stack& stack : stacks_) {\n      wanted", "    for (Stack& stack : stacks_) {\n      if (&stack == &stacks_[0]) wanted",
   "only one stack tells of its slots")

@@ -40,13 +40,13 @@ class FreeSlots {
   std::uint32_t pop() noexcept {
     const std::size_t own = stack_of_this_thread();
     for (;;) {
-      const std::uint64_t before = changes();
+      const std::uint64_t before = pushes();
       for (std::size_t i = 0; i < kStacks; ++i) {
         const std::uint32_t slot = pop_from(stacks_[(own + i) % kStacks].head);
         if (slot != kNone) return slot;
       }
-      // Nothing moved from a stack not seen yet to one seen before: they were empty all at once.
-      if (changes() == before) return kNone;
+      // None was pushed onto a stack after it was seen empty: they were empty all at once.
+      if (pushes() == before) return kNone;
     }
   }
   /// What pop() would most likely give this thread.
@@ -66,7 +66,7 @@ class FreeSlots {
       if ((head & kClosed) != 0) return false;
       if ((head & kWanted) != 0 && !std::exchange(told, true)) on_wanted();
       below_(slot).store(static_cast<std::uint32_t>(head & kTop), std::memory_order_relaxed);
-    } while (!stack.compare_exchange_weak(head, ((head & ~kTop) + kChange) | slot));
+    } while (!stack.compare_exchange_weak(head, ((head & ~kTop) + kPush) | slot));
     return true;
   }
   /// From now on, or no more, pushes call `on_wanted`. A pop() that finds nothing after this is
@@ -91,16 +91,16 @@ class FreeSlots {
 
  private:
   static constexpr std::size_t kStacks = 8;
-  // The word of a stack: its top, two flags, and a count of changes in the upper half, so that a
-  // stale pop fails.
+  // The word of a stack: its top, two flags, and in the upper half a count of pushes, so that a
+  // stale pop fails: without a push between, a slot that left the top does not come back.
   static constexpr std::uint64_t kTop = 0xFFFFFF, kWanted = 1 << 24, kClosed = 1 << 25,
-                                 kChange = std::uint64_t{1} << 32;
+                                 kPush = std::uint64_t{1} << 32;
   struct alignas(64) Stack {
     Atomic<std::uint64_t> head{kNone};
   };
 
   /// Of all stacks so far, modulo 2^32.
-  std::uint64_t changes() const noexcept {
+  std::uint64_t pushes() const noexcept {
     std::uint64_t sum = 0;
     for (const Stack& stack : stacks_) sum += stack.head.load(std::memory_order_acquire) >> 32;
     return sum;
@@ -111,7 +111,7 @@ class FreeSlots {
       const auto slot = static_cast<std::uint32_t>(head & kTop);
       if (slot == kNone) return kNone;
       const std::uint64_t next = below_(slot).load(std::memory_order_relaxed);
-      if (stack.compare_exchange_weak(head, ((head & ~kTop) + kChange) | next)) return slot;
+      if (stack.compare_exchange_weak(head, (head & ~kTop) | next)) return slot;
     }
   }
   /// Ids are most often addresses, equally far apart: multiplying by the golden ratio spreads them.
