@@ -860,6 +860,25 @@ void few_slots_world(Dice& dice, const simulated::Plan&) {
   }
 }
 
+/// The only slot comes free once, and nothing that happens later would wake who waits for it.
+void last_slot_world(Dice& dice, const simulated::Plan&) {
+  BatcherOptions options;
+  options.max_batch_size = options.queue_capacity = options.max_outstanding = 1;
+  options.overload = Overload::block;
+  options.host.clock = &simulated_clock;
+  Batcher batcher([](Items& batch) { batch.resolve(0, answer_to(batch[0])); }, options);
+  Future<int> held = batcher.submit(7);
+  static_cast<void>(held.wait_for(1h));
+  std::vector<Thread> threads;
+  start(threads, [&] {
+    const Result<int> result = batcher.submit(8).get();
+    require(result && *result == answer_to(8), "refused although it blocks");
+  });
+  hesitate(dice.below(30));
+  const Result<int> result = held.get();
+  require(result && *result == answer_to(7), "the first was not answered");
+}
+
 /// Somebody blocks for room that nobody will make: only the end wakes him.
 void blocked_at_the_end_world(Dice& dice, const simulated::Plan&) {
   BatcherOptions options;
@@ -954,6 +973,9 @@ TEST_CASE("Whoever blocks for room is woken by drain, stop, his stop token and h
 }
 TEST_CASE("Whoever blocks for a slot gets it as soon as an answer is taken") {
   explore(470, few_slots_world);
+}
+TEST_CASE("Whoever blocks for the only slot gets it, whenever it comes free") {
+  explore(120, last_slot_world);
 }
 TEST_CASE("A deadline that fires late expires nobody who has taken over the slot") {
   explore(350, reused_entries_world);
