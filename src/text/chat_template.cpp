@@ -8,7 +8,9 @@
 #include "base/try.hpp"
 #include "text/fields.hpp"
 #include "text/template_builtins.hpp"
+#include "text/template_error.hpp"
 #include "text/template_nodes.hpp"
+#include "text/template_parser.hpp"
 #include "text/unicode.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
