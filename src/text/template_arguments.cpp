@@ -22,8 +22,9 @@ Result<Bound> Bound::bind(std::string_view function, const Arguments& arguments,
     const auto at = std::find(names.begin(), names.end(), name);
     if (at == names.end()) return value_error({function, ": unknown argument ", quoted(name)});
     const Value*& slot = bound.values_[static_cast<std::size_t>(at - names.begin())];
-    if (slot != nullptr)
+    if (slot != nullptr) {
       return value_error({function, ": argument ", quoted(name), " is given twice"});
+    }
     slot = &value;
   }
   bound.function_ = function;

@@ -7,8 +7,8 @@
 
 namespace ciuic::inline CIUIC_ABI {
 
-/// One step is a node of the template, or 64 bytes of text made or
-/// walked over.
+/// One step is a node of the template, or 64 bytes of text made or walked over.
+/// Thread-safety: thread-compatible.
 class TemplateBudget {
  public:
   static constexpr std::size_t kSteps = 5'000'000;

@@ -41,7 +41,7 @@ Result<Value> sort_values(std::vector<Value> values, const std::vector<Value>& k
 
 /// What a path such as "function.name" finds in a value.
 Result<Value> follow(const Value& value, std::string_view path) {
-  Value at = value;
+  Result<Value> at = value;
   while (true) {
     const std::size_t dot = path.find('.');
     const std::string_view name = path.substr(0, dot);
@@ -49,9 +49,8 @@ Result<Value> follow(const Value& value, std::string_view path) {
                         name.find_first_not_of("0123456789") == std::string_view::npos;
     std::int64_t index = 0;
     if (number) std::from_chars(name.data(), name.data() + name.size(), index);
-    CIUIC_ASSIGN_OR_RETURN(
-        at, get_item(at, number ? Value::integer(index) : Value::string(std::string(name))));
-    if (dot == std::string_view::npos) return at;
+    at = get_item(*at, number ? Value::integer(index) : Value::string(std::string(name)));
+    if (!at || dot == std::string_view::npos) return at;
     path.remove_prefix(dot + 1);
   }
 }
@@ -294,8 +293,9 @@ Result<Value> call_filter(std::string_view name, const Value& input, const Argum
     if (input.is_string()) {
       return Value::integer(static_cast<std::int64_t>(count_characters(input.as_string())));
     }
-    if (input.is_dict())
+    if (input.is_dict()) {
       return Value::integer(static_cast<std::int64_t>(input.as_dict().members.size()));
+    }
     if (input.is_list()) return Value::integer(static_cast<std::int64_t>(input.items().size()));
     if (input.is_undefined()) return Value::integer(0);
     return value_error({name, ": ", input.type_name(), " has no length"});
@@ -311,8 +311,9 @@ Result<Value> call_filter(std::string_view name, const Value& input, const Argum
     return call_builtin({.name = "items", .self = input}, {}, budget);
   }
   if (name == "dictsort") {
-    if (!input.is_dict())
+    if (!input.is_dict()) {
       return value_error({"dictsort: wanted a mapping, got ", input.type_name()});
+    }
     std::vector<Value> items, keys;
     for (const auto& [key, value] : input.as_dict().members) {
       items.push_back(pair_value(key, value));

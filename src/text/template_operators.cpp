@@ -184,8 +184,9 @@ Result<Value> binary_operator(std::string_view op, const Value& a, const Value& 
     if (!out) return Error(ErrorCode::oversize, "an integer beyond 64 bits");
     return Value::integer(*out);
   }
-  if ((op == "/" || op == "//" || op == "%") && b.as_number() == 0)
+  if ((op == "/" || op == "//" || op == "%") && b.as_number() == 0) {
     return value_error("division by zero");
+  }
   if (integers && (op == "//" || op == "%")) {
     const std::int64_t x = a.as_integer(), y = b.as_integer();
     if (y == -1) {  // the one quotient that can overflow

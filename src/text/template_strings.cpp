@@ -118,8 +118,6 @@ std::string with_case(std::string_view text, std::string_view how) {
   } else if (how == "upper") {
     append_uppercase(out, text);
   } else {
-    // title: a letter after none, as str.title; words: one after white space or an opening bracket,
-    // as the filter of that name; capitalize: the first.
     bool start = true;
     for (const std::string_view c : characters(text)) {
       std::string upper, lower;
@@ -193,8 +191,9 @@ Result<Value> string_method(std::string_view name, const std::string& text,
           static_cast<std::int64_t>(count_characters(std::string_view(text).substr(0, at))));
     }
     if (name == "count") {
-      if (part.empty())
+      if (part.empty()) {
         return Value::integer(static_cast<std::int64_t>(count_characters(text)) + 1);
+      }
       std::int64_t n = 0;
       for (std::size_t at = text.find(part); at != std::string::npos;
            at = text.find(part, at + part.size())) {
