@@ -7,8 +7,16 @@
 #include "base/json.hpp"
 #include "base/try.hpp"
 #include "text/fields.hpp"
+#include "text/template_arguments.hpp"
+#include "text/template_budget.hpp"
 #include "text/template_builtins.hpp"
+#include "text/template_error.hpp"
+#include "text/template_filters.hpp"
+#include "text/template_is_tests.hpp"
 #include "text/template_nodes.hpp"
+#include "text/template_operators.hpp"
+#include "text/template_parser.hpp"
+#include "text/template_value.hpp"
 #include "text/unicode.hpp"
 
 namespace ciuic::inline CIUIC_ABI {

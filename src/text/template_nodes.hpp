@@ -3,18 +3,14 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
-#include "ciuic/base/error.hpp"
+#include "ciuic/base/version.hpp"
+#include "text/template_error.hpp"
 #include "text/template_value.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
-
-struct Position {
-  std::uint32_t line = 1, column = 1;
-};
 
 using ExpressionId = std::uint32_t;
 inline constexpr ExpressionId kNoExpression = 0xFFFFFFFFu;
@@ -80,10 +76,5 @@ struct TemplateNodes {
   std::vector<Expression> expressions;
   std::vector<Statement> statements;
 };
-
-/// "chat template line:column: what".
-Error template_error(ErrorCode code, Position position, std::string_view what);
-
-Result<TemplateNodes> parse_template(std::string_view text);
 
 }  // namespace ciuic::inline CIUIC_ABI

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/try.hpp"
+#include "text/fields.hpp"
 #include "text/unicode.hpp"
 
 namespace ciuic::inline CIUIC_ABI {
@@ -368,6 +369,50 @@ Result<void> append_json(std::string& out, const Value& value, int indent, bool 
                  {"tojson: ", value.type_name(), " cannot be written as JSON"});
   }
   return {};
+}
+
+Error value_error(std::string_view what) { return Error(ErrorCode::invalid_argument, what); }
+Error value_error(std::initializer_list<std::string_view> what) {
+  return Error(ErrorCode::invalid_argument, what);
+}
+Error undefined_error(const Value& value) {
+  return value_error({quoted(value.undefined_name()), " is undefined"});
+}
+
+Value pair_value(std::string_view key, const Value& value) {
+  return Value::list({Value::string(std::string(key)), value}, true).value_or(Value());
+}
+
+Result<std::vector<Value>> iterate(const Value& value) {
+  std::vector<Value> out;
+  if (value.is_undefined()) return out;
+  if (value.is_list()) return value.items();
+  if (value.is_dict()) {
+    for (const auto& [name, member] : value.as_dict().members) out.push_back(Value::string(name));
+    return out;
+  }
+  if (value.is_string()) {
+    for (const std::string_view c : characters(value.as_string())) {
+      out.push_back(Value::string(std::string(c)));
+    }
+    return out;
+  }
+  return value_error({value.type_name(), " has no items"});
+}
+
+std::string to_text(const Value& value) {
+  std::string out;
+  append_str(out, value);
+  return out;
+}
+
+std::vector<std::string_view> characters(std::string_view text) {
+  std::vector<std::string_view> out;
+  while (!text.empty()) {
+    out.push_back(text.substr(0, utf8_length(text[0])));
+    text.remove_prefix(out.back().size());
+  }
+  return out;
 }
 
 std::size_t count_characters(std::string_view text) noexcept {

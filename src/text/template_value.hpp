@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -118,14 +119,27 @@ bool equal(const Value& a, const Value& b);
 /// Less-than; empty when Python cannot compare the two.
 std::optional<bool> less(const Value& a, const Value& b);
 
+/// Errors of computing with values. They carry no position; whoever evaluates the expression adds
+/// it.
+Error value_error(std::string_view what);
+Error value_error(std::initializer_list<std::string_view> what);
+Error undefined_error(const Value& value);
+
+/// A key of a dictionary and its value, as a tuple.
+Value pair_value(std::string_view key, const Value& value);
+/// What a loop over the value visits: items, keys or characters; nothing for undefined.
+Result<std::vector<Value>> iterate(const Value& value);
+
 /// Python's str(), repr() and json.dumps(…, ensure_ascii=False).
 void append_str(std::string& out, const Value& value);
+std::string to_text(const Value& value);  ///< what append_str appends
 void append_repr(std::string& out, const Value& value);
 /// `indent` < 0 writes one line. Errors: `invalid_argument` for what JSON cannot hold.
 Result<void> append_json(std::string& out, const Value& value, int indent,
                          bool ensure_ascii = false, bool sort_keys = false, int level = 0);
 
-/// Characters of a string, which is valid UTF-8.
+/// Characters of a string, which is valid UTF-8, and their count.
+std::vector<std::string_view> characters(std::string_view text);
 std::size_t count_characters(std::string_view text) noexcept;
 /// The byte offset of character number `index`, which is at most their count.
 std::size_t character_offset(std::string_view text, std::size_t index) noexcept;
