@@ -46,6 +46,8 @@ void attend(const AttentionTask& task) {
   Rows rows;
   rows.count = task.tokens * task.heads;
   rows.tiles = rows.count <= kSingleRows ? 1 : (rows.count + kWideRows - 1) / kWideRows;
+  for (std::size_t tile = 0; tile <= rows.tiles; ++tile)
+    rows.begins[tile] = rows.count * tile / rows.tiles;
   rows.scores = task.scratch;
   float* const q = rows.scores + rows.count * kSoftmaxPositions;
   rows.q = q;

@@ -13,8 +13,24 @@ namespace {
 
 constexpr std::size_t kStepVectors = kSoftmaxPositions / kLanes;  // of a row's scores
 
-/// 2^x for x <= 0; exactly 1 of 0; 0 below -126.5; NaN of NaN. Relative error below 2^-22. Source:
-/// own (2^r for |r| <= 1/2 by the polynomial 1 + r p(r) of least largest relative error).
+/// 2^x for x <= 0; exactly 1 of 0; 0 below -126.5, and with AVX-512 below -126; NaN of NaN.
+/// Relative error below 2^-22. Source: own (2^r by the polynomial 1 + r p(r) of least largest
+/// relative error, for |r| <= 1/2 or, with AVX-512, 0 <= r < 1).
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+HWY_INLINE Vec exp2_of_negative(Vec x) {
+  // Two instructions that split x into an integer and r, and multiply by a power of two. Results
+  // that are not normal numbers would take it forty times as long.
+  const __mmask16 normal = _mm512_cmp_ps_mask(x.raw, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+  const Vec r{_mm512_reduce_ps(x.raw, _MM_FROUND_TO_NEG_INF)};
+  Vec p = hn::Set(kTag, 0x1.e993dep-10f);
+  p = hn::MulAdd(p, r, hn::Set(kTag, 0x1.2771dcp-7f));
+  p = hn::MulAdd(p, r, hn::Set(kTag, 0x1.c91d98p-5f));
+  p = hn::MulAdd(p, r, hn::Set(kTag, 0x1.ebdb58p-3f));
+  p = hn::MulAdd(p, r, hn::Set(kTag, 0x1.62e4bap-1f));
+  p = hn::MulAdd(p, r, hn::Set(kTag, 1.0f));
+  return Vec{_mm512_maskz_scalef_ps(normal, p.raw, x.raw)};
+}
+#else
 HWY_INLINE Vec exp2_of_negative(Vec x) {
   const Vec low = hn::Set(kTag, -127.0f);
 #if HWY_ARCH_X86 && HWY_TARGET != HWY_EMU128 && HWY_TARGET != HWY_SCALAR
@@ -36,6 +52,7 @@ HWY_INLINE Vec exp2_of_negative(Vec x) {
   const hn::RebindToSigned<Tag> integer;
   return hn::Mul(p, hn::BitCast(kTag, hn::ShiftLeft<23>(hn::BitCast(integer, shifted))));
 }
+#endif
 
 /// What rows have summed, one behind the other.
 struct Sums {

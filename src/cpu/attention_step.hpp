@@ -4,7 +4,8 @@
 // Few rows (decoding) are one tile, which reads elements as they are stored and asks for the next
 // step's lines as it reads. Many rows (a prompt) are tiles that take turns: elements become f32
 // once for all of them, and each phase passes over all rows, so that first the keys, then the
-// values stay in the L1 cache.
+// values stay in the L1 cache. The phases are functions of their own, whose loops have all the
+// registers.
 #pragma once
 
 #include "cpu/attention_softmax.hpp"
@@ -20,8 +21,7 @@ struct Rows {
   std::size_t limits[kAttentionRows];  // positions that each may see
   float* scores;                       // [count][64]
   float* converted;                    // a step's elements as f32
-
-  std::size_t begin_of(std::size_t tile) const { return count * tile / tiles; }
+  std::size_t begins[kAttentionRows / kWideRows + 2];  // first row of each tile, and `count`
 };
 
 /// Positions that the least and the most seeing rows of a tile see.
@@ -37,35 +37,41 @@ Range range_of(const Seen* seen, std::size_t begin, std::size_t end) {
   return range;
 }
 
-/// Asks for the share of tile `tile` of `tiles` in the blocks of a step to come.
-HWY_INLINE void prefetch_share(const Step& next, std::size_t block_bytes, std::size_t tile,
-                               std::size_t tiles) {
-  const std::size_t lines = block_bytes / kLineBytes;
+/// Asks for lines [begin, end) of each block of a step to come.
+HWY_INLINE void prefetch_lines(const Step& next, std::size_t begin, std::size_t end) {
   for (const std::byte* block : next.blocks) {
-    for (std::size_t line = lines * tile / tiles; line < lines * (tile + 1) / tiles; ++line)
-      prefetch_l2(block + line * kLineBytes);
+    for (std::size_t line = begin; line < end; ++line) prefetch_l2(block + line * kLineBytes);
   }
 }
 
 /// Scores of all rows. What comes next is asked for by the tiles, evenly, or with kAhead, where
 /// there is only one, line by line as it reads.
 template <class T, bool kAhead>
-void score_step(const KvLayout& layout, const Rows& rows, const Seen* seen, const View<T>& step,
-                const Step& next) {
+HWY_NOINLINE void score_step(const KvLayout& layout, const Rows& rows, const Seen* seen,
+                             const View<T>& step, const Step& next) {
+  const std::size_t lines = layout.block_bytes / kLineBytes;
+  const std::size_t share = kAhead ? 0 : (lines + rows.tiles - 1) / rows.tiles;
+  std::size_t asked = 0;
   for (std::size_t tile = 0; tile < rows.tiles; ++tile) {
-    if (!kAhead) prefetch_share(next, layout.block_bytes, tile, rows.tiles);
-    const std::size_t begin = rows.begin_of(tile), end = rows.begin_of(tile + 1);
+    if (!kAhead) {
+      const std::size_t ask = asked + share < lines ? asked + share : lines;
+      prefetch_lines(next, asked, ask);
+      asked = ask;
+    }
+    const std::size_t begin = rows.begins[tile], end = rows.begins[tile + 1];
     const std::size_t most = range_of(seen, begin, end).most;
     const std::size_t vectors = (most + kLanes - 1) / kLanes;
     const float* q = rows.q + begin * kQueryStride;
     float* scores = rows.scores + begin * kSoftmaxPositions;
-    with_rows<kSingleRows>(end - begin, [&]<std::size_t kRows>() {
+    with_count<kSingleRows>(end - begin, [&]<std::size_t kRows>() {
       constexpr std::size_t kVectors = vectors_of(kRows);
       std::size_t v = 0;
       for (; v + kVectors <= vectors; v += kVectors)
         score_vectors<T, kAhead, kRows, kVectors>(q, layout.head_dim, step, v, scores);
-      for (; v < vectors; ++v)
-        score_vectors<T, kAhead, kRows, 1>(q, layout.head_dim, step, v, scores);
+      if (v == vectors) return;
+      with_count<kVectors - 1>(vectors - v, [&]<std::size_t kLeft>() {
+        score_last_vectors<T, kAhead, kRows, kLeft>(q, layout.head_dim, step, v, scores);
+      });
     });
   }
 }
@@ -73,11 +79,12 @@ void score_step(const KvLayout& layout, const Rows& rows, const Seen* seen, cons
 /// Columns [column, column_end) of all rows' values: what a tile's rows see together, then what
 /// some see on their own.
 template <class T, bool kAhead>
-void weigh_step(const KvLayout& layout, const Rows& rows, const Seen* seen, const View<T>& step,
-                std::size_t column, std::size_t column_end, const Sums& sums) {
+HWY_NOINLINE void weigh_step(const KvLayout& layout, const Rows& rows, const Seen* seen,
+                             const View<T>& step, std::size_t column, std::size_t column_end,
+                             const Sums& sums) {
   const std::size_t stride = layout.value_stride;
   for (std::size_t tile = 0; tile < rows.tiles; ++tile) {
-    const std::size_t begin = rows.begin_of(tile), end = rows.begin_of(tile + 1);
+    const std::size_t begin = rows.begins[tile], end = rows.begins[tile + 1];
     const Range range = range_of(seen, begin, end);
     const std::size_t least = range.least;
     float factors[kSingleRows];
@@ -85,7 +92,7 @@ void weigh_step(const KvLayout& layout, const Rows& rows, const Seen* seen, cons
     const float* weights = rows.scores + begin * kSoftmaxPositions;
     float* values = sums.values + begin * stride;
     if (least > 0) {
-      with_rows<kSingleRows>(end - begin, [&]<std::size_t kRows>() {
+      with_count<kSingleRows>(end - begin, [&]<std::size_t kRows>() {
         constexpr std::size_t kVectors = vectors_of(kRows);
         std::size_t c = column;
         for (; c + kVectors * kLanes <= column_end; c += kVectors * kLanes)

@@ -52,6 +52,14 @@ HWY_INLINE void score_vectors(const float* HWY_RESTRICT q, std::size_t d, const 
   }
 }
 
+/// The same, not inlined: a few vectors at the end of what rows see, whose loops would take
+/// registers from those of whole tiles.
+template <class T, bool kAhead, std::size_t kRows, std::size_t kVectors>
+HWY_NOINLINE void score_last_vectors(const float* q, std::size_t d, const View<T>& step,
+                                     std::size_t first, float* scores) {
+  score_vectors<T, kAhead, kRows, kVectors>(q, d, step, first, scores);
+}
+
 /// values [kRows][stride], kVectors from `column` on, = values * factor + weights * step's values,
 /// over positions [begin, end).
 template <class T, bool kAhead, std::size_t kRows, std::size_t kVectors>
@@ -90,11 +98,11 @@ HWY_INLINE void weigh_columns(const float* HWY_RESTRICT weights, const float* HW
   }
 }
 
-/// Calls body.template operator()<count>(), for count from 1 to kRows.
-template <std::size_t kRows, class Body>
-HWY_INLINE void with_rows(std::size_t count, const Body& body) {
-  if (count == kRows) return body.template operator()<kRows>();
-  if constexpr (kRows > 1) with_rows<kRows - 1>(count, body);
+/// Calls body.template operator()<count>(), for count from 1 to kMost.
+template <std::size_t kMost, class Body>
+HWY_INLINE void with_count(std::size_t count, const Body& body) {
+  if (count == kMost) return body.template operator()<kMost>();
+  if constexpr (kMost > 1) with_count<kMost - 1>(count, body);
 }
 
 }  // namespace
