@@ -34,26 +34,35 @@ void finish(const AttentionTask& task, const Sums& sums) {
   }
 }
 
+/// Where a task's memory lies within its scratch, in floats.
+struct Places {
+  std::size_t q, total, part, converted, end;  // scores come first
+};
+constexpr Places places_of(std::size_t rows, std::size_t head_dim, std::size_t value_stride) {
+  Places at{};
+  at.q = rows * kSoftmaxPositions;
+  at.total = at.q + rows * kQueryStride;
+  at.part = at.total + rows * (value_stride + kPartialFloats);
+  at.converted = at.part + rows * (value_stride + kPartialFloats);
+  at.end = at.converted + kSoftmaxPositions * (head_dim + value_stride);
+  return at;
+}
+static_assert(places_of(kAttentionRows, kMaxHeadDim, kMaxHeadDim).end <= kScratchFloats);
+
 template <class T>
 void attend(const AttentionTask& task) {
   const KvLayout& layout = task.layout;
   const std::size_t d = layout.head_dim, stride = layout.value_stride;
-  const std::size_t row_floats = stride + kPartialFloats;
-  static_assert(kAttentionRows * (kSoftmaxPositions + kQueryStride) +
-                    2 * kAttentionRows * (kMaxHeadDim + kPartialFloats) +
-                    2 * kSoftmaxPositions * kMaxHeadDim <=
-                kScratchFloats);
   Rows rows;
   rows.count = task.tokens * task.heads;
   rows.tiles = rows.count <= kSingleRows ? 1 : (rows.count + kWideRows - 1) / kWideRows;
   for (std::size_t tile = 0; tile <= rows.tiles; ++tile)
     rows.begins[tile] = rows.count * tile / rows.tiles;
+  const Places at = places_of(rows.count, d, stride);
+  float* const q = task.scratch + at.q;
   rows.scores = task.scratch;
-  float* const q = rows.scores + rows.count * kSoftmaxPositions;
   rows.q = q;
-  float* const total_at = q + rows.count * kQueryStride;
-  float* const part_at = total_at + rows.count * row_floats;
-  rows.converted = part_at + rows.count * row_floats;
+  rows.converted = task.scratch + at.converted;
 
   std::size_t context = 0;
   const float scale = task.scale * 1.44269504f;
@@ -66,10 +75,11 @@ void attend(const AttentionTask& task) {
   }
 
   const bool partial = task.partials != nullptr;
-  const Sums total =
-      sums_at(partial ? task.partials + task.segment * rows.count * row_floats : total_at,
-              rows.count, stride);
-  const Sums part = sums_at(part_at, rows.count, stride);
+  float* const total_at =
+      partial ? task.partials + task.segment * rows.count * (stride + kPartialFloats)
+              : task.scratch + at.total;
+  const Sums total = sums_at(total_at, rows.count, stride);
+  const Sums part = sums_at(task.scratch + at.part, rows.count, stride);
   const std::size_t begin = partial ? task.segment * kSegmentPositions : 0;
   std::size_t end = context;
   if (partial && end > begin + kSegmentPositions) end = begin + kSegmentPositions;

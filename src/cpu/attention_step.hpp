@@ -4,8 +4,7 @@
 // Few rows (decoding) are one tile, which reads elements as they are stored and asks for the next
 // step's lines as it reads. Many rows (a prompt) are tiles that take turns: elements become f32
 // once for all of them, and each phase passes over all rows, so that first the keys, then the
-// values stay in the L1 cache. The phases are functions of their own, whose loops have all the
-// registers.
+// values stay in the L1 cache.
 #pragma once
 
 #include "cpu/attention_softmax.hpp"
@@ -47,8 +46,8 @@ HWY_INLINE void prefetch_lines(const Step& next, std::size_t begin, std::size_t 
 /// Scores of all rows. What comes next is asked for by the tiles, evenly, or with kAhead, where
 /// there is only one, line by line as it reads.
 template <class T, bool kAhead>
-HWY_NOINLINE void score_step(const KvLayout& layout, const Rows& rows, const Seen* seen,
-                             const View<T>& step, const Step& next) {
+void score_step(const KvLayout& layout, const Rows& rows, const Seen* seen, const View<T>& step,
+                const Step& next) {
   const std::size_t lines = layout.block_bytes / kLineBytes;
   const std::size_t share = kAhead ? 0 : (lines + rows.tiles - 1) / rows.tiles;
   std::size_t asked = 0;
@@ -77,7 +76,7 @@ HWY_NOINLINE void score_step(const KvLayout& layout, const Rows& rows, const See
 }
 
 /// Columns [column, column_end) of all rows' values: what a tile's rows see together, then what
-/// some see on their own.
+/// some see on their own. A function of its own, so that its loops have all the registers.
 template <class T, bool kAhead>
 HWY_NOINLINE void weigh_step(const KvLayout& layout, const Rows& rows, const Seen* seen,
                              const View<T>& step, std::size_t column, std::size_t column_end,
