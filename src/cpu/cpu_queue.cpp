@@ -399,8 +399,10 @@ void CpuQueue::attention(ConstTensorView qkv, const PackedBatch& batch, const At
   const std::size_t group = unsigned_of(shape.heads) / layout.kv_heads;
   const std::size_t pieces = ceil_div(group, kAttentionRows);
   const std::size_t tile_heads = ceil_div(group, pieces);
-  const std::size_t tile_tokens = kAttentionRows / tile_heads;
+  const std::size_t parts = layout.kv_heads * pieces;
   const std::size_t sequences = unsigned_of(batch.sequences);
+  const std::size_t tile_tokens =
+      attention_piece_tokens(unsigned_of(batch.tokens), sequences, parts, tile_heads, team_.size());
   const std::size_t slots = unsigned_of(batch.tokens) / tile_tokens + sequences;
   const std::int32_t* starts = integers(batch.sequence_starts);
   const auto first_slot = [&](std::size_t s) { return unsigned_of(starts[s]) / tile_tokens + s; };
@@ -415,7 +417,6 @@ void CpuQueue::attention(ConstTensorView qkv, const PackedBatch& batch, const At
     most_tokens = std::max(most_tokens, tokens);
   }
   const double nanoseconds = keys * static_cast<double>(out_width) / kAttentionPerNanosecond;
-  const std::size_t parts = layout.kv_heads * pieces;
   const std::size_t items = slots * parts;
   // One token per sequence reads every key once: a page's heads lie side by side. Longer pieces
   // read them again and again: one head at a time stays in the cache.

@@ -33,6 +33,21 @@ class CpuKvCache final : public KvCache {
   Buffer memory_;
 };
 
+/// Tokens of a sequence that a piece of attention takes, each with `heads` heads: as many as share
+/// a pass over keys and values, or, where these pieces (`tokens` tokens in `sequences` sequences,
+/// each in `parts` parts) were fewer than four for each thread, fewer; below 48 rows the time for a
+/// pass itself would be worth more than what threads gain.
+constexpr std::size_t attention_piece_tokens(std::size_t tokens, std::size_t sequences,
+                                             std::size_t parts, std::size_t heads,
+                                             std::size_t threads) noexcept {
+  constexpr std::size_t kPiecesPerThread = 4, kFewestRows = 48;
+  const std::size_t most = kAttentionRows / heads;
+  if (threads == 1 || tokens == sequences) return most;
+  const std::size_t wanted = tokens * parts / (kPiecesPerThread * threads);
+  const std::size_t fewest = heads < kFewestRows ? kFewestRows / heads : 1;
+  return wanted > most ? most : wanted < fewest ? fewest : wanted;
+}
+
 /// Thread-safety: thread-compatible.
 class CpuQueue final : public Queue {
  public:

@@ -3,6 +3,7 @@
 #include <deque>
 #include <map>
 
+#include "cpu/cpu_queue.hpp"
 #include "ops/op_cases.hpp"
 
 using namespace ciuic;
@@ -215,6 +216,24 @@ TEST_CASE("Any number of threads gives the same result, also far more than proce
   CHECK(backend->make_queue({-1}).error().code() == ErrorCode::invalid_argument);
   for (int threads : {0, 1, 7, 16})
     check_matmul({"cpu", backend, threads}, {9, 700, 300, false, false, false}, 1);
+}
+
+TEST_CASE("Attention is cut finer where its pieces would leave threads idle") {
+  using cpu::attention_piece_tokens;
+  const auto pieces = [](std::size_t tokens, std::size_t kv_heads, std::size_t group,
+                         std::size_t threads) {
+    const std::size_t each = attention_piece_tokens(tokens, 1, kv_heads, group, threads);
+    CHECK(each > 0);
+    CHECK(each * group <= cpu::kAttentionRows);
+    return (tokens + each - 1) / each * kv_heads;
+  };
+  CHECK(pieces(512, 4, 8, 1) == 22 * 4);  // whole pieces: of 192 rows
+  CHECK(pieces(512, 4, 8, 2) == 22 * 4);
+  CHECK(pieces(128, 2, 7, 16) == 22 * 2);  // of 48 rows: 5 * 2 would be fewer than the threads
+  CHECK(pieces(512, 2, 7, 16) >= 64);
+  CHECK(pieces(2048, 1, 1, 8) >= 32);
+  CHECK(pieces(10, 1, 192, 64) == 10);                    // a token is the least
+  CHECK(attention_piece_tokens(32, 32, 4, 8, 16) == 24);  // decoding: nothing to cut
 }
 
 TEST_CASE("Helpers come from the host's executor where it has one") {

@@ -194,6 +194,29 @@ TEST_CASE("Attention whose segments several threads share has the bits of one th
   }
 }
 
+TEST_CASE(
+    "Prompts in pieces of any size, for any number of threads, have the bits of one thread's") {
+  const unsigned seed = fresh_seed();
+  INFO("seed " << seed);
+  const DType kv = GENERATE(DType::f32, DType::f16, DType::i8);
+  for (int group : {1, 7, 50}) {
+    const AttentionCase c{group, 1, 18, 16, {190, 45, 1}, {}, kv};
+    const AttentionData data(c, seed);
+    for (const auto& backend : cpu_backends()) {
+      const OpTarget alone{std::string(backend->isa()), backend, 1};
+      const auto whole = run_attention(alone, data, {0, 1, 2}, {}, 1);
+      for (int threads : {2, 5, 16}) {
+        OpTarget shared = alone;
+        shared.threads = threads;
+        const auto got = run_attention(shared, data, {0, 1, 2}, {}, 2);
+        INFO(alone.name << ", kv " << to_string(kv) << ", " << threads << " threads, group of "
+                        << group);
+        for (std::size_t s = 0; s < got.size(); ++s) CHECK(same_bits(got[s], whole[s]));
+      }
+    }
+  }
+}
+
 TEST_CASE("What is not a number in one row stays in that row") {
   std::mt19937 random(5);
   const float infinity = std::numeric_limits<float>::infinity();
