@@ -225,6 +225,9 @@ HWY_INLINE void run_gemm(const GemmTask& task) {
   const std::size_t ahead_bytes = tiles == 1 ? kStreamAheadBytes : kBlocksAheadBytes;
   const std::size_t lines = Format::kPrefetchSteps * step_bytes / kLineBytes;
   using Sum = typename Format::Sum;
+  static_assert(kGemmChunkRows * kPanelColumns * sizeof(Sum) + 2 * Format::kBlockBytes <=
+                    kScratchFloats * sizeof(float),
+                "room for parked sums and an unpacked block, which takes twice its bytes at most");
   auto* const unpacked =
       reinterpret_cast<std::byte*>(task.scratch + kGemmChunkRows * kPanelColumns);
 
