@@ -35,9 +35,10 @@ TESTS = {
     "inbox": (["tests/batching/inbox_test.cpp"], []),
     "batcher": (["tests/batching/dynamic_batcher_test.cpp", "tests/batching/host_driven_test.cpp",
                  "tests/batching/executor_test.cpp"], []),
+    "overload": (["tests/batching/overload_test.cpp"], []),
     "ledger": (["tests/batching/ledger_test.cpp"], []),
 }
-SHELL = ["schedule", "batcher", "ledger"]
+SHELL = ["schedule", "batcher", "overload", "ledger"]
 CORE = ["core", "schedule", "batcher"]
 
 MUTANTS = []

@@ -1,7 +1,7 @@
 // TensorFlow's SharedBatchScheduler (github.com/tensorflow/tensorflow,
 // tensorflow/core/kernels/batching_util), as it is, behind the calls of batcher_overhead.cpp: one
 // queue, one batch thread, answers written through pointers and a signal for each task: a
-// notification, as its documentation has it, or a flag, which costs less.
+// notification, as its documentation has it, or a flag, which with the shim costs less.
 //
 // Needs its sources and Abseil, or its headers and its library: CIUIC_BENCH_TENSORFLOW.
 #pragma once

@@ -15,7 +15,7 @@ constexpr std::size_t kStepVectors = kSoftmaxPositions / kLanes;  // of a row's 
 
 /// 2^x for x <= 0; exactly 1 of 0; 0 below -126.5, and with AVX-512 below -126; NaN of NaN.
 /// Relative error below 2^-22. Source: own (2^r by the polynomial 1 + r p(r) of least largest
-/// relative error, for |r| <= 1/2 or, with AVX-512, 0 <= r < 1).
+/// relative error, for |r| <= 1/2 or, with AVX-512, 0 <= r <= 1).
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
 HWY_INLINE Vec exp2_of_negative(Vec x) {
   // Two instructions that split x into an integer and r, and multiply by a power of two. Results
@@ -111,6 +111,7 @@ HWY_NOINLINE void soften_rows(std::size_t count, Seen* seen, float* HWY_RESTRICT
     hn::Store(exp2_of_negative(change), kTag, factors + r);
   }
   for (std::size_t r = 0; r < count; ++r) {
+    seen[r].factor = 1.0f;
     if (seen[r].positions == 0) continue;
     float* const s = scores + r * kSoftmaxPositions;
     const Vec maximum = hn::Set(kTag, maxima[r]);

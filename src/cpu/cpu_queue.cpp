@@ -401,12 +401,7 @@ void CpuQueue::attention(ConstTensorView qkv, const PackedBatch& batch, const At
   const std::size_t tile_heads = ceil_div(group, pieces);
   const std::size_t parts = layout.kv_heads * pieces;
   const std::size_t sequences = unsigned_of(batch.sequences);
-  const std::size_t tile_tokens =
-      attention_piece_tokens(unsigned_of(batch.tokens), sequences, parts, tile_heads, team_.size());
-  const std::size_t slots = unsigned_of(batch.tokens) / tile_tokens + sequences;
   const std::int32_t* starts = integers(batch.sequence_starts);
-  const auto first_slot = [&](std::size_t s) { return unsigned_of(starts[s]) / tile_tokens + s; };
-
   double keys = 0.0;
   std::int32_t longest = 0, most_tokens = 0;
   for (std::size_t s = 0; s < sequences; ++s) {
@@ -416,6 +411,13 @@ void CpuQueue::attention(ConstTensorView qkv, const PackedBatch& batch, const At
     longest = std::max(longest, context);
     most_tokens = std::max(most_tokens, tokens);
   }
+  const std::size_t tile_tokens = longest <= 2 * std::int64_t{most_tokens}
+                                      ? attention_piece_tokens(unsigned_of(batch.tokens), sequences,
+                                                               parts, tile_heads, team_.size())
+                                      : kAttentionRows / tile_heads;
+  const std::size_t slots = unsigned_of(batch.tokens) / tile_tokens + sequences;
+  const auto first_slot = [&](std::size_t s) { return unsigned_of(starts[s]) / tile_tokens + s; };
+
   const double nanoseconds = keys * static_cast<double>(out_width) / kAttentionPerNanosecond;
   const std::size_t items = slots * parts;
   // One token per sequence reads every key once: a page's heads lie side by side. Longer pieces

@@ -35,8 +35,9 @@ class CpuKvCache final : public KvCache {
 
 /// Tokens of a sequence that a piece of attention takes, each with `heads` heads: as many as share
 /// a pass over keys and values, or, where these pieces (`tokens` tokens in `sequences` sequences,
-/// each in `parts` parts) were fewer than four for each thread, fewer; below 48 rows the time for a
-/// pass itself would be worth more than what threads gain.
+/// each in `parts` parts) were fewer than four for each thread, fewer; below about 48 rows the time
+/// for a pass itself would be worth more than what threads gain. For prompts: where most keys are
+/// of earlier steps, a pass over them is what costs, and threads share segments instead.
 constexpr std::size_t attention_piece_tokens(std::size_t tokens, std::size_t sequences,
                                              std::size_t parts, std::size_t heads,
                                              std::size_t threads) noexcept {

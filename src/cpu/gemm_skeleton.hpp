@@ -65,7 +65,7 @@ struct Prefetch {
       at += kLineBytes;
     }
   }
-  /// The same for up to one line, without a jump: for none it asks for one that was asked for.
+  /// The same for up to one line, without a jump: for none it asks for one line, over and over.
   HWY_INLINE void next_one() {
     prefetch_l2(at);
     at += lines * kLineBytes;

@@ -9,7 +9,7 @@ namespace ciuic::inline CIUIC_ABI::cpu {
 
 bool worth_huge_pages(const std::pmr::memory_resource& memory, std::size_t bytes) noexcept {
   constexpr std::size_t kFewest = std::size_t{4} << 20;
-  return &memory == std::pmr::new_delete_resource() && bytes > kFewest;
+  return &memory == std::pmr::new_delete_resource() && bytes >= kFewest;
 }
 
 PageRange whole_pages(std::uintptr_t begin, std::size_t bytes, std::size_t page) noexcept {

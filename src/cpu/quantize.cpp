@@ -76,6 +76,7 @@ void quantize_row(const QuantizeTask& task, std::size_t r) {
   float scale = task.input_scale, inverse = 0.0f;
   if (bad) {
     scale = __builtin_nanf("");
+    row.factor = hn::Zero(kTag);  // it may be NaN itself, and the integers are to be 0
   } else {
     if (scale == 0.0f) {
       float largest;

@@ -59,8 +59,9 @@ class EntryReader {
     }
     if (const JsonValue* scale = object->find("input_scale"); scale != nullptr) {
       const double value = scale->is_number() ? scale->as_number() : -1.0;
-      if (!(value >= 0.0) || value > double{std::numeric_limits<float>::max()}) {
-        return wrong("input_scale", "a number of 0 or more that f32 holds", shown(scale));
+      constexpr double kLeast = double{std::numeric_limits<float>::min()};  // 1 / it is finite
+      if (!(value == 0.0 || value >= kLeast) || value > double{std::numeric_limits<float>::max()}) {
+        return wrong("input_scale", "0, or a normal number of f32 above it", shown(scale));
       }
       entry.input_scale = static_cast<float>(value);
     }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "base/try.hpp"
 #include "text/fields.hpp"
 
 namespace ciuic::inline CIUIC_ABI {

@@ -879,6 +879,26 @@ void last_slot_world(Dice& dice, const simulated::Plan&) {
   require(result && *result == answer_to(7), "the first was not answered");
 }
 
+/// Somebody blocks beside nobody but the one who stops him, at any moment.
+void stopped_while_blocked_world(Dice& dice, const simulated::Plan&) {
+  BatcherOptions options;
+  options.max_batch_size = options.queue_capacity = options.max_outstanding = 1;
+  options.overload = Overload::block;
+  options.workers = 0;
+  options.host.clock = &simulated_clock;
+  Batcher batcher([](Items& batch) { batch.resolve(0, 1); }, options);
+  const Future<int> held = batcher.submit(0);
+  StopSource source;
+  std::vector<Thread> threads;
+  start(threads, [&] {
+    const ErrorCode code =
+        batcher.submit(1, {.stop_token = source.get_token()}).get().error().code();
+    require(code == ErrorCode::cancelled, "another error");
+  });
+  hesitate(dice.below(40));
+  source.request_stop();
+}
+
 /// Somebody blocks for room that nobody will make: only the end wakes him.
 void blocked_at_the_end_world(Dice& dice, const simulated::Plan&) {
   BatcherOptions options;
@@ -969,13 +989,16 @@ TEST_CASE(
   explore(300, blocked_beside_a_tick_world);
 }
 TEST_CASE("Whoever blocks for room is woken by drain, stop, his stop token and his deadline") {
-  explore(120, blocked_at_the_end_world);
+  explore(230, blocked_at_the_end_world);
+}
+TEST_CASE("Whoever blocks hears of his stop token, whenever that comes") {
+  explore(140, stopped_while_blocked_world);
 }
 TEST_CASE("Whoever blocks for a slot gets it as soon as an answer is taken") {
   explore(470, few_slots_world);
 }
 TEST_CASE("Whoever blocks for the only slot gets it, whenever it comes free") {
-  explore(120, last_slot_world);
+  explore(290, last_slot_world);
 }
 TEST_CASE("A deadline that fires late expires nobody who has taken over the slot") {
   explore(350, reused_entries_world);

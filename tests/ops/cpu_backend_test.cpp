@@ -1,9 +1,12 @@
 #include "ciuic/ops/cpu_backend.hpp"
 
+#include <cmath>
 #include <deque>
+#include <limits>
 #include <map>
 
 #include "cpu/cpu_queue.hpp"
+#include "cpu/isa.hpp"
 #include "ops/op_cases.hpp"
 
 using namespace ciuic;
@@ -218,6 +221,29 @@ TEST_CASE("Any number of threads gives the same result, also far more than proce
     check_matmul({"cpu", backend, threads}, {9, 700, 300, false, false, false}, 1);
 }
 
+TEST_CASE("The integers of a row that holds NaN, or whose norm does, are 0") {
+  constexpr std::size_t k = 65, group = 64;
+  std::vector<float> x(2 * k, 0.0f), norm(k, 1.0f);
+  x[3] = std::numeric_limits<float>::quiet_NaN();  // the second row is 0, and so is its epsilon
+  for (const CpuIsa isa : {CpuIsa::scalar, CpuIsa::avx2, CpuIsa::avx2vnni, CpuIsa::avx512,
+                           CpuIsa::avx512vnni, CpuIsa::neondot}) {
+    const auto kernels = cpu::kernels_for(isa);
+    if (!kernels) continue;  // not on this processor
+    INFO((*kernels)->isa);
+    for (const bool normed : {false, true}) {
+      std::vector<std::uint8_t> integers(2 * 128, 9);
+      std::vector<float> scales(2, 0.0f);
+      std::vector<std::int32_t> sums(4, 9);
+      cpu::QuantizeTask task{x.data(), normed ? norm.data() : nullptr, 0.0f, 0.0f, {}, 2, k};
+      task.out = {integers.data(), scales.data(), sums.data(), 128, group, 2};
+      (*kernels)->quantize_rows_i4(task);
+      CHECK(sums == std::vector<std::int32_t>(4, 0));
+      CHECK(integers == std::vector<std::uint8_t>(2 * 128, 0));
+      CHECK(std::isnan(scales[0]));
+    }
+  }
+}
+
 TEST_CASE("Attention is cut finer where its pieces would leave threads idle") {
   using cpu::attention_piece_tokens;
   const auto pieces = [](std::size_t tokens, std::size_t kv_heads, std::size_t group,
@@ -229,7 +255,7 @@ TEST_CASE("Attention is cut finer where its pieces would leave threads idle") {
   };
   CHECK(pieces(512, 4, 8, 1) == 22 * 4);  // whole pieces: of 192 rows
   CHECK(pieces(512, 4, 8, 2) == 22 * 4);
-  CHECK(pieces(128, 2, 7, 16) == 22 * 2);  // of 48 rows: 5 * 2 would be fewer than the threads
+  CHECK(pieces(128, 2, 7, 16) == 22 * 2);  // of 42 rows: 5 * 2 would be fewer than the threads
   CHECK(pieces(512, 2, 7, 16) >= 64);
   CHECK(pieces(2048, 1, 1, 8) >= 32);
   CHECK(pieces(10, 1, 192, 64) == 10);                    // a token is the least
