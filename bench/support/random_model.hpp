@@ -10,12 +10,6 @@ namespace ciuic::bench {
 
 inline constexpr int kRandomModelVocab = 32000;
 
-/// Multiply-adds and adds of one token in the matrices of all layers; the head is not counted.
-inline constexpr double kRandomModelBlockFlops = 2.0 * 12 * (4.0 * 768 * 768 + 3.0 * 768 * 2048);
-/// Bytes of the matrices that one generated token reads in f32, the head included.
-inline constexpr double kRandomModelReadBytes =
-    2.0 * kRandomModelBlockFlops + 4.0 * 768 * kRandomModelVocab;
-
 /// Prints the error and ends the program: what a benchmark does with one.
 [[noreturn]] void fail(const Error& error);
 
