@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "ciuic/batching/dynamic_batcher.hpp"
+#include "ciuic/batching/free_slots.hpp"
 #include "ciuic/exec/thread_pool.hpp"
 #include "support/catch.hpp"
 #include "support/simulated_world.hpp"
@@ -860,6 +861,45 @@ void few_slots_world(Dice& dice, const simulated::Plan&) {
   }
 }
 
+/// One thread takes slots while another takes both and puts back first the one that lay on top: the
+/// top is the same again, and what is below it is not.
+void free_slots_world(Dice&, const simulated::Plan&) {
+  struct Link {
+    Atomic<std::uint32_t>* below;
+    Atomic<std::uint32_t>& operator()(std::uint32_t slot) const noexcept { return below[slot]; }
+  };
+  using Slots = FreeSlots<Link>;
+  Atomic<std::uint32_t> below[2] = {};
+  Atomic<bool> held[2] = {};
+  Slots slots(2, Link{below});
+  const auto pop = [&] {
+    const std::uint32_t slot = slots.pop();
+    require(slot == Slots::kNone || !held[slot].exchange(true), "a slot is given out twice");
+    return slot;
+  };
+  const auto push = [&](std::uint32_t slot) {
+    if (slot == Slots::kNone) return;
+    held[slot].store(false);
+    slots.push(slot, [] {});
+  };
+  const auto rotate = [&] {
+    const std::uint32_t top = pop(), second = pop();
+    push(top);
+    hesitate(30);
+    push(second);
+  };
+  rotate();  // onto this thread's stack
+  std::vector<Thread> threads;
+  start(threads, [&] {
+    const std::uint32_t first = pop(), second = pop();
+    push(first);
+    push(second);
+  });
+  rotate();
+  threads.clear();
+  require(slots.close() == 2, "a slot is lost");
+}
+
 /// The only slot comes free once, and nothing that happens later would wake who waits for it.
 void last_slot_world(Dice& dice, const simulated::Plan&) {
   BatcherOptions options;
@@ -999,6 +1039,9 @@ TEST_CASE("Whoever blocks for a slot gets it as soon as an answer is taken") {
 }
 TEST_CASE("Whoever blocks for the only slot gets it, whenever it comes free") {
   explore(290, last_slot_world);
+}
+TEST_CASE("Free slots: no slot is given out twice, and none is lost") {
+  explore(130, free_slots_world);
 }
 TEST_CASE("A deadline that fires late expires nobody who has taken over the slot") {
   explore(350, reused_entries_world);
