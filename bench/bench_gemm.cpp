@@ -4,14 +4,11 @@
 //
 // "cold" walks over 600 MB of distinct matrices, as the layers of a model do; "hot" uses one.
 //
-// On a machine whose cores are shared with strangers the same kernel has half of the instructions a
-// cycle, or all of them. So "quiet" stands beside each figure: the median of those runs around
-// which the processor issued at least nine tenths of the most instructions it ever did here, and
-// which part of the runs they are.
+// "quiet" beside a figure: the median of the runs that had their cores for themselves, and which
+// part of the runs they are (QuietRuns).
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <map>
 #include <memory>
 #include <vector>
 
@@ -44,16 +41,6 @@ double nominal_bytes(std::int64_t rows, std::int64_t cols, MatrixFormat format) 
   return static_cast<double>(rows * cols) * bits / 8.0;
 }
 
-/// The most instructions a nanosecond that `threads` threads ever issued here; at first of a tenth
-/// of a second.
-double& most_slots(int threads) {
-  static std::map<int, double> most;
-  const auto [at, fresh] = most.try_emplace(threads, 0.0);
-  for (int i = 0; fresh && i < 500; ++i)
-    at->second = std::max(at->second, issue_slots_per_ns(threads));
-  return at->second;
-}
-
 void run(benchmark::State& state, std::int64_t rows, std::int64_t cols, MatrixFormat format,
          int threads, bool cold) {
   const std::int64_t tokens = state.range(0);
@@ -80,16 +67,17 @@ void run(benchmark::State& state, std::int64_t rows, std::int64_t cols, MatrixFo
     return seconds_now(threads) - start;
   };
   once(*matrices[0]);
-  std::vector<double> seconds, of_peak, of_bandwidth, of_roof, slots;
+  std::vector<double> seconds, of_peak, of_bandwidth, of_roof;
+  QuietRuns runs(threads);
   std::size_t next = 0;
   for (auto _ : state) {
     const double dots = integers ? byte_dot_gops(threads) : 0.0;
     const double peak = dots > 0.0 ? dots : fma_gflops(threads);
     const double bandwidth = cold ? read_probe.gigabytes_per_second(threads) : 1.0;
-    const double slots_before = issue_slots_per_ns(threads);
+    runs.before();
     once(*matrices[next++ % matrices.size()]);  // wakes the team; not counted
     const double t = once(*matrices[next++ % matrices.size()]);
-    slots.push_back(std::min(slots_before, issue_slots_per_ns(threads)));
+    runs.after();
     state.SetIterationTime(t);
     seconds.push_back(t);
     of_peak.push_back(flops / t * 1e-9 / peak);
@@ -99,14 +87,9 @@ void run(benchmark::State& state, std::int64_t rows, std::int64_t cols, MatrixFo
   state.SetLabel(clock_name(threads));
   state.counters["GFLOP/s"] = flops / median(seconds) * 1e-9;
   state.counters["of_peak"] = median(of_peak);
-  double& most = most_slots(threads);
-  for (const double s : slots) most = std::max(most, s);
-  std::vector<double> quiet;
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    if (slots[i] >= 0.9 * most) quiet.push_back(cold ? of_roof[i] : of_peak[i]);
-  }
+  const std::vector<double> quiet = runs.of(cold ? of_roof : of_peak);
   if (!quiet.empty()) state.counters[cold ? "of_roof_quiet" : "of_peak_quiet"] = median(quiet);
-  state.counters["quiet"] = static_cast<double>(quiet.size()) / static_cast<double>(slots.size());
+  state.counters["quiet"] = static_cast<double>(quiet.size()) / static_cast<double>(seconds.size());
   if (cold) {
     state.counters["GB/s"] = weight_bytes / median(seconds) * 1e-9;
     state.counters["of_bandwidth"] = median(of_bandwidth);

@@ -7,10 +7,7 @@
 // Without --model it is the random model of 110 M in f32. Every round probes the machine, runs
 // both, and probes again; the table gives medians. Prefill counts the multiply-adds of the layers'
 // matrices only (attention and norms are not counted but cost time); decode counts the bytes of
-// the weights held, the table of embeddings included. "quiet": of those rounds around whose
-// prefill the processor issued at least nine tenths of the most instructions it ever did here, as
-// bench_gemm has it.
-#include <algorithm>
+// these and of the head. "quiet": of the rounds whose prefill had its cores for itself (QuietRuns).
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -62,16 +59,15 @@ int main(int argc, char** argv) {
   const ModelConfig& c = model->config();
   const double width = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
   const double d = c.hidden_size;
-  const double flops =
-      2.0 * c.num_hidden_layers * (d * (2.0 * width + 2.0 * kv) + 3.0 * d * c.intermediate_size);
+  const double layers = c.num_hidden_layers * d * (2.0 * (width + kv) + 3.0 * c.intermediate_size);
+  const double head = d * c.vocab_size, embeddings = c.tie_word_embeddings ? 0.0 : head;
   const auto bytes = static_cast<double>(model->memory().weights_bytes);
-  // Weights that take less than two bytes each are multiplied by the dot product of bytes.
-  const bool integers = bytes < 2.0 * (flops / 2.0 + d * c.vocab_size) && byte_dot_gops(1) > 0.0;
+  const double each = bytes / (layers + head + embeddings);
+  const bool integers = each < 1.5 && byte_dot_gops(1) > 0.0;
 
   ReadProbe reads;
-  std::vector<double> prefill_rate, prefill_share, decode_rate, decode_share, slots;
-  double most_slots = 0.0;
-  for (int i = 0; i < 500; ++i) most_slots = std::max(most_slots, issue_slots_per_ns(threads));
+  std::vector<double> prefill_rate, prefill_share, decode_rate, decode_share;
+  QuietRuns prefills(threads);
   for (int round = 0; round < rounds; ++round) {
     std::vector<double> peaks, bandwidths;
     const auto probe = [&] {
@@ -80,23 +76,19 @@ int main(int argc, char** argv) {
       for (int i = 0; i < 5; ++i) bandwidths.push_back(reads.gigabytes_per_second(threads));
     };
     probe();
-    const double slots_before = issue_slots_per_ns(threads);
+    prefills.before();
     const double prefill_s = run(prompt, 0);
-    slots.push_back(std::min(slots_before, issue_slots_per_ns(threads)));
-    most_slots = std::max(most_slots, slots.back());
+    prefills.after();
     std::vector<double> steps;
     for (int i = 0; i < 9; ++i) steps.push_back(run(std::span(prompt).first(1), prompt_tokens));
     probe();
     const double decode_s = median(steps);
     prefill_rate.push_back(prompt_tokens / prefill_s);
-    prefill_share.push_back(prompt_tokens * flops / prefill_s * 1e-9 / median(peaks));
+    prefill_share.push_back(prompt_tokens * 2.0 * layers / prefill_s * 1e-9 / median(peaks));
     decode_rate.push_back(1.0 / decode_s);
-    decode_share.push_back(bytes / decode_s * 1e-9 / median(bandwidths));
+    decode_share.push_back(each * (layers + head) / decode_s * 1e-9 / median(bandwidths));
   }
-  std::vector<double> quiet;
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    if (slots[i] >= 0.9 * most_slots) quiet.push_back(prefill_share[i]);
-  }
+  const std::vector<double> quiet = prefills.of(prefill_share);
   std::printf("%s, %.0f MiB of weights, %s, %d threads, prompt of %d, %d rounds, seconds of %s\n\n",
               directory.filename().c_str(), bytes / 1048576.0,
               std::string(model->backend().isa()).c_str(), threads, prompt_tokens, rounds,

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <map>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -36,8 +37,8 @@ __attribute__((target("avx512vnni"))) double dot_avx512(int rounds) {
     asm volatile(CIUIC_DOT(0) CIUIC_DOT(1) CIUIC_DOT(2) CIUIC_DOT(3) CIUIC_DOT(4) CIUIC_DOT(5)
                      CIUIC_DOT(6) CIUIC_DOT(7) CIUIC_DOT(8) CIUIC_DOT(9) CIUIC_DOT(10)
                          CIUIC_DOT(11)::
-                         : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",
-                           "xmm9", "xmm10", "xmm11");
+                             : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
+                               "xmm8", "xmm9", "xmm10", "xmm11");
   }
   return 12.0 * 64.0 * 2.0 * rounds;
 }
@@ -154,6 +155,33 @@ double issue_slots_per_ns(int threads) {
     for (int r = 0; r < kRounds; ++r) __asm__ __volatile__(".rept 100\n\tnop\n\t.endr");
     return 100.0 * kRounds / (seconds_now() - start) * 1e-9;
   });
+}
+
+namespace {
+/// Of `threads` threads; at first the most of a tenth of a second.
+double& most_slots(int threads) {
+  static std::map<int, double> most;
+  const auto [at, fresh] = most.try_emplace(threads, 0.0);
+  for (int i = 0; fresh && i < 500; ++i)
+    at->second = std::max(at->second, issue_slots_per_ns(threads));
+  return at->second;
+}
+}  // namespace
+
+QuietRuns::QuietRuns(int threads) : threads_(threads) { most_slots(threads); }
+
+void QuietRuns::after() {
+  slots_.push_back(std::min(before_, issue_slots_per_ns(threads_)));
+  double& most = most_slots(threads_);
+  most = std::max(most, slots_.back());
+}
+
+std::vector<double> QuietRuns::of(const std::vector<double>& figures) const {
+  std::vector<double> quiet;
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    if (slots_[i] >= 0.9 * most_slots(threads_)) quiet.push_back(figures[i]);
+  }
+  return quiet;
 }
 
 ReadProbe::ReadProbe(std::size_t bytes)

@@ -31,6 +31,24 @@ double byte_dot_gops(int threads);
 /// thread of the processor runs on the same core. Takes about 0.2 ms.
 double issue_slots_per_ns(int threads);
 
+/// Which runs had their cores for themselves. On a machine whose cores are shared with strangers
+/// the same kernel has all of the instructions a cycle, or half of them. Thread-safety:
+/// thread-compatible.
+class QuietRuns {
+ public:
+  explicit QuietRuns(int threads);
+  void before() { before_ = issue_slots_per_ns(threads_); }
+  void after();
+  /// Those of `figures`, one for each run, around whose run the processor issued at least nine
+  /// tenths of the most instructions it ever did on so many threads in this process.
+  std::vector<double> of(const std::vector<double>& figures) const;
+
+ private:
+  int threads_;
+  double before_ = 0.0;
+  std::vector<double> slots_;
+};
+
 /// Reads memory that no cache holds. Thread-safety: thread-compatible.
 class ReadProbe {
  public:
